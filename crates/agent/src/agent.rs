@@ -1,0 +1,199 @@
+//! Takes a job, runs it, again; as many at once as it has slots.
+//!
+//! Always: between taking a job and finishing it, the job's lease is in the table that is renewed.
+//! An agent without a job sleeps on the source and wakes for nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiln_api::agent::{AgentInfo, JobSource};
+use kiln_executor::Executor;
+use kiln_stdx::Clock;
+use kiln_workspace::Workspaces;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::base::Bases;
+use crate::job;
+use crate::lease::Leases;
+
+/// What an agent is given.
+#[derive(Clone)]
+pub struct AgentOptions {
+    pub info: AgentInfo,
+    /// How many jobs at once.
+    pub n_slots: usize,
+    pub workspaces: Arc<Workspaces>,
+    pub clock: Arc<dyn Clock>,
+    pub log_bytes_max: u64,
+    /// Between TERM and KILL.
+    pub grace: Duration,
+    /// How long a session outlives this process and waits for the next one. Zero: not at all.
+    pub orphan_for: Duration,
+    /// Variables of this machine that every job gets: `PATH`, `HOME` and the like.
+    pub machine_env: Vec<(String, String)>,
+}
+
+/// A running agent.
+pub struct Agent {
+    stop: watch::Sender<Phase>,
+    tasks: JoinSet<()>,
+}
+
+/// What the agent's tasks should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Run,
+    /// Take nothing new; what runs goes on to its end.
+    Drain,
+    /// Leave at once. What runs is left to its session, for the next process to go on with.
+    Leave,
+}
+
+/// Everything that the tasks of one agent share.
+pub(crate) struct Shared<S, E: Executor> {
+    pub options: AgentOptions,
+    pub source: Arc<S>,
+    pub executor: E,
+    pub leases: Leases,
+    pub bases: Bases,
+}
+
+impl Agent {
+    /// Starts it. Jobs that it held before a restart are continued or given up first.
+    pub fn start<S: JobSource, E: Executor>(
+        options: AgentOptions,
+        source: Arc<S>,
+        executor: E,
+    ) -> Self {
+        let stop = watch::Sender::new(Phase::Run);
+        let n_slots = options.n_slots.max(1);
+        let bases = Bases::new(options.workspaces.clone());
+        let shared = Arc::new(Shared { options, source, executor, leases: Leases::default(), bases });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(work(shared.clone(), n_slots, stop.subscribe()));
+        tasks.spawn(renew(shared, stop.subscribe()));
+        Self { stop, tasks }
+    }
+
+    /// Takes nothing new and waits until what runs has ended.
+    pub async fn drain(mut self) {
+        self.stop.send_replace(Phase::Drain);
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Leaves at once. Sessions live on for `orphan_for` and are found again by the next start.
+    pub async fn leave(mut self) {
+        self.stop.send_replace(Phase::Leave);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn work<S: JobSource, E: Executor>(
+    shared: Arc<Shared<S, E>>,
+    n_slots: usize,
+    mut stop: watch::Receiver<Phase>,
+) {
+    let mut jobs = JoinSet::new();
+    for held in resume(&shared, &stop).await {
+        jobs.spawn(job::resume(shared.clone(), held, stop.clone()));
+    }
+    // Kept over the turns of the loop: dropped in the middle of a lease, it would cost an epoch.
+    let mut take = None;
+    loop {
+        if take.is_none() && jobs.len() < n_slots {
+            let shared = shared.clone();
+            take = Some(Box::pin(async move { shared.source.take(&shared.options.info).await }));
+        }
+        let taken = tokio::select! {
+            biased;
+            _ = stop.wait_for(|phase| *phase > Phase::Run) => break,
+            Some(_) = jobs.join_next(), if !jobs.is_empty() => continue,
+            taken = async { take.as_mut().expect("asked only when it is there").await },
+                if take.is_some() => taken,
+        };
+        take = None;
+        match taken {
+            Ok(assignment) => {
+                shared.leases.insert(assignment.lease);
+                jobs.spawn(job::run(shared.clone(), assignment, stop.clone()));
+            }
+            Err(error) => {
+                report(&format!("cannot take a job: {error}"));
+                wait_or_stop(TAKE_AGAIN_AFTER, &mut stop).await;
+            }
+        }
+    }
+    drop(take);
+    while jobs.join_next().await.is_some() {}
+}
+
+/// After a refusal, for example by a full disk. Long enough not to load a server in trouble.
+const TAKE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What this agent held before it was started, with retries until the source answers.
+async fn resume<S: JobSource, E: Executor>(
+    shared: &Shared<S, E>,
+    stop: &watch::Receiver<Phase>,
+) -> Vec<kiln_api::agent::Assignment> {
+    let mut stop = stop.clone();
+    while *stop.borrow() == Phase::Run {
+        match shared.source.held(&shared.options.info).await {
+            Ok(held) => {
+                for assignment in &held {
+                    shared.leases.insert(assignment.lease);
+                }
+                return held;
+            }
+            Err(error) => {
+                report(&format!("cannot ask for the jobs held before: {error}"));
+                wait_or_stop(TAKE_AGAIN_AFTER, &mut stop).await;
+            }
+        }
+    }
+    Vec::new()
+}
+
+async fn wait_or_stop(span: Duration, stop: &mut watch::Receiver<Phase>) {
+    tokio::select! {
+        () = tokio::time::sleep(span) => {}
+        _ = stop.wait_for(|phase| *phase > Phase::Run) => {}
+    }
+}
+
+/// Renews what is held, every 15 s while something is.
+async fn renew<S: JobSource, E: Executor>(
+    shared: Arc<Shared<S, E>>,
+    mut stop: watch::Receiver<Phase>,
+) {
+    let stop_too = stop.clone();
+    let renewing = async {
+        loop {
+            shared.leases.wait_for_some().await;
+            tokio::time::sleep(kiln_model::limit::RENEW_EVERY).await;
+            let held = shared.leases.all();
+            if held.is_empty() {
+                continue;
+            }
+            for stale in shared.source.renew(&held).await {
+                shared.leases.mark_stale(stale);
+            }
+        }
+    };
+    let drained = async {
+        let _ = stop.wait_for(|phase| *phase >= Phase::Drain).await;
+        shared.leases.wait_for_none().await;
+    };
+    let mut leave = stop_too;
+    tokio::select! {
+        () = renewing => {}
+        () = drained => {}
+        _ = leave.wait_for(|phase| *phase == Phase::Leave) => {}
+    }
+}
+
+/// One line on standard error: what an operator should know and no job can carry.
+pub(crate) fn report(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "kiln agent: {text}");
+}

@@ -1,0 +1,479 @@
+//! One job: workspace, steps, outputs, artifacts, layer, result.
+//!
+//! ```text
+//! assignment ─▶ base + workspace ─▶ session ─┐
+//!          └──────────▶ started (durable) ───┴─▶ steps ─▶ outputs, artifacts ─▶ seal ─▶ finish
+//! ```
+//!
+//! Always: no step runs before `started` is durable; nothing is finished under a lease that the
+//! source has disowned; whatever happens, the session is closed and the lease leaves the table.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiln_api::agent::{Assignment, JobResult, JobSource, LeaseError, Stop};
+use kiln_executor::{Executor, Session, SessionSpec, StepCommand, StepDone, StepError};
+use kiln_model::artifact::Artifact;
+use kiln_model::plan::ArtifactRule;
+use kiln_model::{Exit, LeaseId, Outcome};
+use tokio::sync::watch;
+
+use crate::agent::{Phase, Shared, report};
+use crate::{environment, output, step};
+
+/// Runs an assignment to its end and tells the source.
+pub(crate) async fn run<S: JobSource, E: Executor>(
+    shared: Arc<Shared<S, E>>,
+    assignment: Assignment,
+    stop: watch::Receiver<Phase>,
+) {
+    let lease = assignment.lease;
+    let ended = drive(&shared, &assignment, stop).await;
+    settle(&shared, lease, ended).await;
+}
+
+/// Goes on with an assignment that was held before a restart, or gives it up.
+pub(crate) async fn resume<S: JobSource, E: Executor>(
+    shared: Arc<Shared<S, E>>,
+    assignment: Assignment,
+    stop: watch::Receiver<Phase>,
+) {
+    let lease = assignment.lease;
+    let attempt_dir = shared.options.workspaces.attempt_dir(lease.attempt);
+    match shared.executor.attach(&attempt_dir).await {
+        Ok(Some(found)) if assignment.started_at.is_some() => {
+            let before = Before { done: found.steps_done, running: found.running };
+            let attempt = Attempt { shared: &shared, assignment: &assignment, session: found.session };
+            let ended = attempt.run(before, stop).await;
+            settle(&shared, lease, ended).await;
+        }
+        found => {
+            if let Ok(Some(mut unasked)) = found {
+                // Leased, its session open, and not yet recorded as started: nothing of it ran.
+                let _ = unasked.session.close().await;
+            }
+            abandon(&shared, lease, attempt_dir).await;
+        }
+    }
+}
+
+/// The session did not outlive the restart. What is left of it goes, and the source is told.
+async fn abandon<S: JobSource, E: Executor>(
+    shared: &Arc<Shared<S, E>>,
+    lease: LeaseId,
+    attempt_dir: PathBuf,
+) {
+    let cleaner = shared.clone();
+    let clean = move || {
+        cleaner.executor.reap(lease.attempt, &attempt_dir);
+        if let Err(error) = cleaner.options.workspaces.discard(lease.attempt) {
+            report(&format!("cannot remove the files of {lease}: {error}"));
+        }
+    };
+    if let Err(panic) = tokio::task::spawn_blocking(clean).await {
+        report(&format!("cannot clean up after {lease}: {panic}"));
+    }
+    let message = "kiln was stopped while it ran".to_owned();
+    while let Err(LeaseError::Unavailable(error)) =
+        shared.source.give_up(lease, message.clone()).await
+    {
+        report(&format!("cannot give up {lease}: {error}"));
+        tokio::time::sleep(FINISH_AGAIN_AFTER).await;
+    }
+    shared.leases.remove(lease);
+}
+
+/// How driving an assignment ended.
+enum Ended {
+    Result(JobResult),
+    /// The lease is not ours: nothing is to be told.
+    Disowned,
+    /// This process leaves; the session lives on for the next one.
+    Left,
+}
+
+/// Between two tries to deliver a result.
+const FINISH_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+async fn settle<S: JobSource, E: Executor>(shared: &Shared<S, E>, lease: LeaseId, ended: Ended) {
+    if let Ended::Result(result) = ended {
+        // No bound on the tries: a result is worth as long as its lease, and a lease that is gone
+        // answers as stale.
+        while let Err(LeaseError::Unavailable(error)) =
+            shared.source.finish(lease, result.clone()).await
+        {
+            report(&format!("cannot deliver the result of {lease}: {error}"));
+            tokio::time::sleep(FINISH_AGAIN_AFTER).await;
+        }
+    }
+    shared.leases.remove(lease);
+}
+
+async fn drive<S: JobSource, E: Executor>(
+    shared: &Arc<Shared<S, E>>,
+    assignment: &Assignment,
+    stop: watch::Receiver<Phase>,
+) -> Ended {
+    let error = |message: String| Ended::Result(JobResult::bare(Outcome::Error { message }, 0));
+    if let Some(missing) = unsupported(assignment) {
+        return error(missing);
+    }
+    let spec = match prepare(shared, assignment).await {
+        Ok(spec) => spec,
+        Err(message) => return error(message),
+    };
+    let (opened, started) = tokio::join!(
+        shared.executor.open(spec),
+        shared.source.started(assignment.lease),
+    );
+    let mut session = match opened {
+        Ok(session) => session,
+        Err(cause) => {
+            discard(shared, assignment);
+            return match started {
+                Err(LeaseError::Stale(_)) => Ended::Disowned,
+                _ => error(format!("cannot open the job's session: {cause}")),
+            };
+        }
+    };
+    if let Err(refused) = started {
+        let _ = session.close().await;
+        discard(shared, assignment);
+        return match refused {
+            LeaseError::Stale(_) => Ended::Disowned,
+            LeaseError::Unavailable(message) => error(message),
+        };
+    }
+    Attempt { shared, assignment, session }.run(Before::default(), stop).await
+}
+
+/// What a job may ask for and this agent cannot give yet. Never ignored in silence.
+fn unsupported(assignment: &Assignment) -> Option<String> {
+    let job = &assignment.job;
+    let asked = if let Some(image) = &job.image {
+        format!("the image `{image}` (there is no container executor in this version)")
+    } else if let Some(ssh) = &job.ssh {
+        format!("the host `{ssh}` (there is no ssh executor in this version)")
+    } else if let Some((name, service)) = job.services.iter().next() {
+        format!(
+            "the service `{name}` from `{}` (there is no container executor in this version)",
+            service.image
+        )
+    } else {
+        return None;
+    };
+    Some(format!("the job asks for {asked}"))
+}
+
+async fn prepare<S: JobSource, E: Executor>(
+    shared: &Arc<Shared<S, E>>,
+    assignment: &Assignment,
+) -> Result<SessionSpec, String> {
+    let (shared, assignment) = (shared.clone(), assignment.clone());
+    let prepared = move || {
+        let workspaces = &shared.options.workspaces;
+        let attempt = assignment.lease.attempt;
+        let base = shared.bases.of(&assignment)?;
+        let place = assignment.project.as_str();
+        let prepared = workspaces
+            .prepare(attempt, place, &base, &assignment.layers)
+            .map_err(|error| error.to_string())?;
+        let attempt_dir = workspaces.attempt_dir(attempt);
+        let machine = &shared.options.machine_env;
+        let env = environment::of(
+            &assignment,
+            machine,
+            &prepared.directory,
+            &attempt_dir.join(OUTPUT_FILE),
+        );
+        Ok(SessionSpec {
+            attempt,
+            attempt_dir,
+            mount: prepared.mount,
+            directory: prepared.directory,
+            env,
+            masked: assignment.secrets.values().cloned().collect(),
+            log: assignment.log.clone(),
+            log_bytes_max: shared.options.log_bytes_max,
+            grace: shared.options.grace,
+            orphan_for: shared.options.orphan_for,
+        })
+    };
+    // A first checkout may take minutes; everything else is a few small calls.
+    tokio::task::spawn_blocking(prepared).await.map_err(|error| error.to_string())?
+}
+
+/// In the attempt's own folder, where `KILN_OUTPUT` points.
+const OUTPUT_FILE: &str = "output";
+
+fn discard<S, E: Executor>(shared: &Shared<S, E>, assignment: &Assignment) {
+    if let Err(error) = shared.options.workspaces.discard(assignment.lease.attempt) {
+        report(&format!("cannot remove the files of {}: {error}", assignment.lease));
+    }
+}
+
+/// A session with what it is for.
+struct Attempt<'a, S, E: Executor> {
+    shared: &'a Arc<Shared<S, E>>,
+    assignment: &'a Assignment,
+    session: E::Session,
+}
+
+/// What a session had done before this process came to own it.
+#[derive(Default)]
+struct Before {
+    done: Vec<StepDone>,
+    running: Option<u32>,
+}
+
+/// Why steps should end early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Halt {
+    Cancelled,
+    Disowned,
+    Left,
+}
+
+/// How a step ended, as its job sees it.
+enum StepEnd {
+    Exit(Exit),
+    /// Its own time was not up, the job's was.
+    JobTimedOut,
+}
+
+impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
+    async fn run(mut self, before: Before, stop: watch::Receiver<Phase>) -> Ended {
+        let lease = self.assignment.lease;
+        let (cancel, cancelled) = watch::channel(false);
+        let mut log = self.session.log();
+        let source = self.shared.source.clone();
+        let growth = async {
+            while log.changed().await.is_ok() {
+                let n_bytes = log.borrow_and_update().n_bytes;
+                source.log_grew(lease, n_bytes);
+            }
+            std::future::pending::<()>().await;
+        };
+        let shared = self.shared.clone();
+        let halted = async {
+            let halt = halt(&shared, lease, stop).await;
+            if halt != Halt::Left {
+                cancel.send_replace(true);
+            }
+            halt
+        };
+        let (outcome, halt) = {
+            let mut steps = std::pin::pin!(self.steps(before, cancelled));
+            let mut growth = std::pin::pin!(growth);
+            let mut halted = std::pin::pin!(halted);
+            tokio::select! {
+                outcome = &mut steps => (outcome, None),
+                () = &mut growth => unreachable!("growth ends only with the steps"),
+                halt = &mut halted => match halt {
+                    Halt::Left => return Ended::Left,
+                    halt => {
+                        let outcome = tokio::select! {
+                            outcome = &mut steps => outcome,
+                            () = &mut growth => unreachable!("growth ends only with the steps"),
+                        };
+                        (outcome, Some(halt))
+                    }
+                },
+            }
+        };
+        self.end(outcome, halt).await
+    }
+
+    /// The steps in order. An `always` step runs also after a failure, but not after a stop.
+    async fn steps(&mut self, before: Before, cancel: watch::Receiver<bool>) -> Outcome {
+        let shared = self.shared.clone();
+        let job = &self.assignment.job;
+        let clock = &shared.options.clock;
+        // What ran before a restart counts too.
+        let spent_before = match self.assignment.started_at {
+            Some(started_at) => clock.now().since(started_at),
+            None => Duration::ZERO,
+        };
+        let began = clock.monotonic();
+        let mut outcome = Outcome::Success;
+        let mut counter = 0;
+        for (position, written) in job.steps.iter().enumerate() {
+            let failed = !outcome.is_success();
+            if failed && !written.always {
+                continue;
+            }
+            let ended = if let Some(done) = before.done.get(counter) {
+                let last = counter.checked_sub(1).and_then(|last| before.done.get(last));
+                let log_from = last.map_or(0, |last| last.log_to);
+                self.recorded(position, done, log_from)
+            } else {
+                if *cancel.borrow() {
+                    break;
+                }
+                let spent = spent_before + clock.monotonic().saturating_sub(began);
+                let (bound, of_job) = step::bound(written, job.timeout.saturating_sub(spent));
+                let runs = before.running.is_some_and(|running| running as usize == counter);
+                let command = (!runs).then(|| step::command(written, Some(bound)));
+                self.step(position, command, cancel.clone()).await.map(|exit| match exit {
+                    Exit::TimedOut { .. } if of_job => StepEnd::JobTimedOut,
+                    exit => StepEnd::Exit(exit),
+                })
+            };
+            counter += 1;
+            let this = match ended {
+                Ok(StepEnd::Exit(exit)) if exit.is_success() => continue,
+                Ok(StepEnd::Exit(Exit::Cancelled)) => Outcome::Cancelled,
+                Ok(StepEnd::JobTimedOut) => Outcome::TimedOut { after_ms: millis(job.timeout) },
+                Ok(StepEnd::Exit(Exit::HostGone { detail })) => Outcome::Lost { message: detail },
+                Ok(StepEnd::Exit(exit)) => Outcome::StepFailed { step: index(position), exit },
+                Err(message) => Outcome::Error { message },
+            };
+            let fatal = !matches!(this, Outcome::StepFailed { .. });
+            // The first failure is the job's; what an `always` step adds comes after it.
+            if !failed {
+                outcome = this;
+            }
+            if fatal {
+                break;
+            }
+        }
+        if *cancel.borrow() && outcome.is_success() { Outcome::Cancelled } else { outcome }
+    }
+
+    /// A step that ended while nobody listened. Facts that the source has already are no news to it.
+    fn recorded(
+        &self,
+        position: usize,
+        done: &StepDone,
+        log_from: u64,
+    ) -> Result<StepEnd, String> {
+        let (lease, source) = (self.assignment.lease, &self.shared.source);
+        let told = |answer: Result<(), LeaseError>| answer.map_err(|error| error.to_string());
+        if self.assignment.steps_done.len() <= done.counter as usize {
+            told(source.step_started(lease, index(position), log_from))?;
+            told(source.step_finished(lease, index(position), done.exit.clone(), done.log_to))?;
+            source.log_grew(lease, done.log_to);
+        }
+        Ok(StepEnd::Exit(done.exit.clone()))
+    }
+
+    /// One step; without a command: the one that runs already.
+    async fn step(
+        &mut self,
+        position: usize,
+        command: Option<StepCommand>,
+        cancel: watch::Receiver<bool>,
+    ) -> Result<Exit, String> {
+        let (lease, source) = (self.assignment.lease, self.shared.source.clone());
+        let written = &self.assignment.job.steps[position];
+        let log = self.session.log();
+        let told = |answer: Result<(), LeaseError>| answer.map_err(|error| error.to_string());
+        told(source.step_started(lease, index(position), log.borrow().n_bytes))?;
+        let ended = match command {
+            Some(command) => self.session.step(command, cancel).await,
+            None => match self.session.resume(cancel).await {
+                Ok(Some(done)) => Ok(done.exit),
+                Ok(None) => Err(StepError::Gone),
+                Err(error) => Err(error),
+            },
+        };
+        let log_to = log.borrow().n_bytes;
+        source.log_grew(lease, log_to);
+        let exit = ended.map_err(|error| format!("step `{}`: {error}", written.name))?;
+        told(source.step_finished(lease, index(position), exit.clone(), log_to))?;
+        Ok(exit)
+    }
+
+    async fn end(mut self, outcome: Outcome, halt: Option<Halt>) -> Ended {
+        let (outcome, outputs) = self.outputs(outcome);
+        let (outcome, artifacts) = self.artifacts(outcome, halt).await;
+        let log = self.session.log();
+        let closed = self.session.close().await;
+        let log_bytes = log.borrow().n_bytes;
+        if halt == Some(Halt::Disowned) {
+            discard(self.shared, self.assignment);
+            return Ended::Disowned;
+        }
+        let outcome = match closed {
+            Err(error) if outcome.is_success() => Outcome::Error { message: error.to_string() },
+            _ => outcome,
+        };
+        let workspaces = self.shared.options.workspaces.clone();
+        let attempt = self.assignment.lease.attempt;
+        let (outcome, layer) = match workspaces.seal(attempt) {
+            Ok(layer) => (outcome, layer),
+            Err(error) if outcome.is_success() => {
+                (Outcome::Error { message: error.to_string() }, None)
+            }
+            Err(error) => {
+                report(&format!("cannot keep the files of {attempt}: {error}"));
+                (outcome, None)
+            }
+        };
+        Ended::Result(JobResult { outcome, outputs, layer, artifacts, log_bytes })
+    }
+
+    fn outputs(&self, outcome: Outcome) -> (Outcome, BTreeMap<String, String>) {
+        let attempt_dir = self.shared.options.workspaces.attempt_dir(self.assignment.lease.attempt);
+        let path: PathBuf = attempt_dir.join(OUTPUT_FILE);
+        // Only a job that succeeded is held to its promises.
+        let promised: &[String] =
+            if outcome.is_success() { &self.assignment.job.outputs } else { &[] };
+        match output::read(&path, promised) {
+            Ok(outputs) => (outcome, outputs),
+            Err(error) if outcome.is_success() => {
+                (Outcome::Error { message: error.to_string() }, BTreeMap::new())
+            }
+            Err(_) => (outcome, BTreeMap::new()),
+        }
+    }
+
+    /// A failed job gives what there is: its report is what people then look for.
+    async fn artifacts(
+        &mut self,
+        outcome: Outcome,
+        halt: Option<Halt>,
+    ) -> (Outcome, Vec<Artifact>) {
+        let mut rules = self.assignment.job.artifacts.clone();
+        let wanted = matches!(outcome, Outcome::Success | Outcome::StepFailed { .. });
+        if rules.is_empty() || halt.is_some() || !wanted {
+            return (outcome, Vec::new());
+        }
+        if !outcome.is_success() {
+            rules = rules.into_iter().map(|rule| ArtifactRule { optional: true, ..rule }).collect();
+        }
+        match self.session.collect(rules, self.assignment.objects.clone()).await {
+            Ok(artifacts) => (outcome, artifacts),
+            Err(error) if outcome.is_success() => {
+                (Outcome::Error { message: error.to_string() }, Vec::new())
+            }
+            Err(_) => (outcome, Vec::new()),
+        }
+    }
+}
+
+/// Resolves when the attempt must stop, for whatever reason.
+async fn halt<S: JobSource, E: Executor>(
+    shared: &Shared<S, E>,
+    lease: LeaseId,
+    mut stop: watch::Receiver<Phase>,
+) -> Halt {
+    tokio::select! {
+        asked = shared.source.stop_asked(lease) => match asked {
+            Stop::Cancel { .. } => Halt::Cancelled,
+            Stop::Stale => Halt::Disowned,
+        },
+        () = shared.leases.stale(lease) => Halt::Disowned,
+        _ = stop.wait_for(|phase| *phase == Phase::Leave) => Halt::Left,
+    }
+}
+
+fn index(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

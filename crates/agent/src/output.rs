@@ -1,0 +1,123 @@
+//! Values that steps give to later jobs: lines of the file that `KILN_OUTPUT` names.
+//!
+//! `name=value` gives one line. `name<<WORD`, some lines, and `WORD` alone give several, without the
+//! last newline. A later value of the same name wins.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use kiln_model::limit::{OUTPUT_BYTES_MAX, OUTPUTS_MAX};
+
+/// Why an output file cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OutputError {
+    #[error("the output file cannot be read: {0}")]
+    Read(String),
+    #[error("the outputs are larger than {OUTPUT_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error("there are more than {OUTPUTS_MAX} outputs")]
+    TooMany,
+    #[error("the outputs are not UTF-8")]
+    NotText,
+    #[error("line {line} of the outputs is not `name=value`: `{text}`")]
+    Shape { line: usize, text: String },
+    #[error("line {line} of the outputs opens `{word}` and nothing closes it")]
+    Open { line: usize, word: String },
+    #[error("the job promises the output `{0}` and gave none")]
+    Missing(String),
+}
+
+/// Reads the file; a file that is not there gives nothing.
+pub(crate) fn read(
+    path: &Path,
+    promised: &[String],
+) -> Result<BTreeMap<String, String>, OutputError> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(OutputError::Read(error.to_string())),
+        Ok(file) => {
+            let most = OUTPUT_BYTES_MAX as u64 + 1;
+            file.take(most).read_to_end(&mut bytes).map_err(|e| OutputError::Read(e.to_string()))?;
+        }
+    }
+    if bytes.len() > OUTPUT_BYTES_MAX {
+        return Err(OutputError::TooLarge);
+    }
+    let text = String::from_utf8(bytes).map_err(|_| OutputError::NotText)?;
+    let outputs = parse(&text)?;
+    match promised.iter().find(|name| !outputs.contains_key(*name)) {
+        Some(missing) => Err(OutputError::Missing(missing.clone())),
+        None => Ok(outputs),
+    }
+}
+
+fn parse(text: &str) -> Result<BTreeMap<String, String>, OutputError> {
+    let mut outputs = BTreeMap::new();
+    let mut lines = text.lines().enumerate();
+    while let Some((at, line)) = lines.next() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let equals = line.find('=').unwrap_or(usize::MAX);
+        let (name, value) = match line.find("<<") {
+            Some(opens) if opens < equals => {
+                let word = line[opens + 2..].trim();
+                let mut value: Vec<&str> = Vec::new();
+                loop {
+                    match lines.next() {
+                        Some((_, line)) if line == word => break,
+                        Some((_, line)) => value.push(line),
+                        None => {
+                            return Err(OutputError::Open { line: at + 1, word: word.to_owned() });
+                        }
+                    }
+                }
+                (&line[..opens], value.join("\n"))
+            }
+            _ => match line.split_once('=') {
+                Some((name, value)) => (name, value.to_owned()),
+                None => return Err(shape(at, line)),
+            },
+        };
+        let name = name.trim();
+        let lawful = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || !name.chars().all(lawful) {
+            return Err(shape(at, line));
+        }
+        outputs.insert(name.to_owned(), value);
+        if outputs.len() > OUTPUTS_MAX {
+            return Err(OutputError::TooMany);
+        }
+    }
+    Ok(outputs)
+}
+
+fn shape(at: usize, line: &str) -> OutputError {
+    OutputError::Shape { line: at + 1, text: line.chars().take(80).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_read_as_written() {
+        let text = "version=1.2=3\n\nnotes<<END\nfirst\n\nsecond\nEND\nversion=2\n";
+        let outputs = parse(text).unwrap();
+        assert_eq!(outputs["version"], "2");
+        assert_eq!(outputs["notes"], "first\n\nsecond");
+    }
+
+    #[test]
+    fn what_is_no_output_is_named_with_its_line() {
+        assert_eq!(
+            parse("a=1\nnonsense"),
+            Err(OutputError::Shape { line: 2, text: "nonsense".into() })
+        );
+        assert_eq!(parse("a<<END\nx"), Err(OutputError::Open { line: 1, word: "END".into() }));
+        assert_eq!(parse("a b=1").unwrap_err().to_string().contains("line 1"), true);
+    }
+}

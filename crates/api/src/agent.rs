@@ -1,0 +1,143 @@
+//! What an agent and its server say to one another.
+//!
+//! The protocol in one paragraph: an agent *takes* a job and gets a lease, (attempt, epoch). It says
+//! *started* before the first step, and may not run it before that is durable. Every later call
+//! carries the lease; a stale one is answered [`LeaseError::Stale`], and the agent kills what it
+//! runs. It renews all its leases in one call every 15 s. The result is idempotent by lease. An
+//! agent that restarts asks what it *held* and for each either goes on or gives it up.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+
+use kiln_model::artifact::Artifact;
+use kiln_model::layer::{LayerId, Source};
+use kiln_model::plan::Job;
+use kiln_model::{AgentId, Exit, LeaseId, Outcome, ProjectName, RunNumber, Trigger};
+use kiln_stdx::{Secret, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Who takes jobs.
+#[derive(Clone, Debug)]
+pub struct AgentInfo {
+    pub id: AgentId,
+    pub name: String,
+    pub labels: Vec<String>,
+}
+
+/// A job to run, with everything that its agent must know.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    pub lease: LeaseId,
+    pub project: ProjectName,
+    pub number: RunNumber,
+    pub job: Job,
+    pub trigger: Trigger,
+    /// `KILN_*`, the outputs of its needs, the plan's and the job's variables. The agent adds what
+    /// only its machine knows: `PATH`, `HOME`, the workspace.
+    pub env: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, Secret<String>>,
+    pub source: Source,
+    /// The bare mirror that has the source's objects, for [`Source::Git`].
+    pub mirror: Option<PathBuf>,
+    /// Layers over the source, lowest first.
+    pub layers: Vec<LayerId>,
+    /// Where the log goes. The agent appends to it; the server reads it.
+    pub log: PathBuf,
+    /// Where kept files go, named by digest: `objects/ab/cdef…`.
+    pub objects: PathBuf,
+    /// When [`JobSource::started`] was recorded, for an attempt that was held before a restart.
+    pub started_at: Option<Timestamp>,
+    /// How many of its steps are recorded as finished, and how the last of them that failed ended.
+    pub steps_done: Vec<Exit>,
+}
+
+/// How an attempt ended, and what it gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobResult {
+    pub outcome: Outcome,
+    pub outputs: BTreeMap<String, String>,
+    pub layer: Option<LayerId>,
+    pub artifacts: Vec<Artifact>,
+    pub log_bytes: u64,
+}
+
+impl JobResult {
+    /// A result that gives nothing.
+    pub fn bare(outcome: Outcome, log_bytes: u64) -> Self {
+        Self { outcome, outputs: BTreeMap::new(), layer: None, artifacts: Vec::new(), log_bytes }
+    }
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Another epoch holds the attempt, or it is over: stop at once and discard everything.
+    #[error("the lease {0} is stale")]
+    Stale(LeaseId),
+    /// The server could not record it; try again later.
+    #[error("the server could not record it: {0}")]
+    Unavailable(String),
+}
+
+/// Why the server wants an attempt to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Somebody cancelled it: TERM, grace, KILL, then finish as cancelled.
+    Cancel { by: String },
+    /// The lease is gone: KILL, discard, do not finish.
+    Stale,
+}
+
+/// Whoever hands out jobs: the server in the same process, or one far away.
+pub trait JobSource: Send + Sync + 'static {
+    /// What the server believes this agent holds: asked once, when the agent starts.
+    fn held(
+        &self,
+        agent: &AgentInfo,
+    ) -> impl Future<Output = Result<Vec<Assignment>, LeaseError>> + Send;
+
+    /// The agent does not run this (any more). Not started: the attempt is offered again. Started:
+    /// it is lost, with this message.
+    fn give_up(
+        &self,
+        lease: LeaseId,
+        message: String,
+    ) -> impl Future<Output = Result<(), LeaseError>> + Send;
+
+    /// Waits until there is a job for this agent. Dropping the future loses nothing.
+    fn take(
+        &self,
+        agent: &AgentInfo,
+    ) -> impl Future<Output = Result<Assignment, LeaseError>> + Send;
+
+    /// Durable when it resolves.
+    fn started(&self, lease: LeaseId) -> impl Future<Output = Result<(), LeaseError>> + Send;
+
+    /// Recorded in order with what follows; not durable when it returns.
+    fn step_started(&self, lease: LeaseId, step: u32, log_from: u64) -> Result<(), LeaseError>;
+
+    /// As [`JobSource::step_started`].
+    fn step_finished(
+        &self,
+        lease: LeaseId,
+        step: u32,
+        exit: Exit,
+        log_to: u64,
+    ) -> Result<(), LeaseError>;
+
+    /// The log has grown to so many bytes, and they are in the file.
+    fn log_grew(&self, lease: LeaseId, n_bytes: u64);
+
+    /// Durable when it resolves. Idempotent.
+    fn finish(
+        &self,
+        lease: LeaseId,
+        result: JobResult,
+    ) -> impl Future<Output = Result<(), LeaseError>> + Send;
+
+    /// Says that these are alive; gives those that are not any more.
+    fn renew(&self, leases: &[LeaseId]) -> impl Future<Output = Vec<LeaseId>> + Send;
+
+    /// Resolves when the server wants this attempt to stop, and never otherwise.
+    fn stop_asked(&self, lease: LeaseId) -> impl Future<Output = Stop> + Send;
+}

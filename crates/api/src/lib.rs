@@ -1,0 +1,3 @@
+//! (seam) What agents, users and pages say to a server and what it answers.
+pub mod agent;
+pub mod user;

@@ -1,0 +1,82 @@
+//! What can be typed. Each command's arguments are with the command.
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{Parser, Subcommand};
+
+use crate::command::*;
+
+/// CI that runs the same on your laptop and on your server.
+///
+/// Without a command, shows what `kiln run` would run here.
+#[derive(Parser, Debug)]
+#[command(
+    name = "kiln",
+    version,
+    styles = STYLES,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = EXIT_CODES,
+    after_long_help = EXAMPLES,
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default());
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 success, 1 the run failed, 2 bad manifest or usage, 3 the environment (no git, no
+server), 70 a bug in kiln, 130 interrupted.";
+
+const EXAMPLES: &str = "\
+Examples:
+  kiln                          what would run here
+  kiln run                      run it, on the files as they are now
+  kiln run test                 only `test` and what it needs
+  kiln logs '#12/test'          a log of a local run
+  kiln serve                    a server with a page, on http://127.0.0.1:7411
+  kiln demo                     all of it, on a sample repository
+
+A run is written project#12, a job project#12/test, a local run #12. The quotes keep the shell from
+taking # for a comment.
+
+Exit codes: 0 success, 1 the run failed, 2 bad manifest or usage, 3 the environment (no git, no
+server), 70 a bug in kiln, 130 interrupted.";
+
+/// Each is described where its arguments are.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    Run(run::Args),
+    Check(check::Args),
+    Plan(plan::Args),
+    Schema(schema::Args),
+    Demo(demo::Args),
+    Serve(serve::Args),
+    #[command(subcommand)]
+    Project(project::Command),
+    Trigger(trigger::Args),
+    Runs(runs::Args),
+    Show(show::Args),
+    Logs(logs::Args),
+    Cancel(cancel::Args),
+    Rerun(rerun::Args),
+    Why(why::Args),
+    Artifacts(artifacts::Args),
+    #[command(subcommand)]
+    Secret(secret::Command),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+}
+
+impl Command {
+    /// Whether it may run jobs in this process, and so needs the process that starts them.
+    pub fn runs_jobs(&self) -> bool {
+        use Command::{Demo, Doctor, Rerun, Run, Serve};
+        matches!(self, Run(_) | Serve(_) | Demo(_) | Rerun(_) | Doctor(_))
+    }
+}

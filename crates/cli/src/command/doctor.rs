@@ -1,0 +1,198 @@
+//! `kiln doctor`: what kiln needs of this machine.
+
+use std::path::{Path, PathBuf};
+
+use kiln_executor::{HostExecutor, Spawner};
+use kiln_stdx::{bytes, process};
+use kiln_workspace::Driver;
+use serde::Serialize;
+
+use crate::error::{Exit, Result};
+use crate::local::machine;
+use crate::output::{Output, Style, visible};
+use crate::place::Data;
+
+/// Check this machine: what kiln needs, what is missing, how to get it
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  kiln doctor\n  kiln doctor --json | jq '.[] | select(.state != \"ok\")'\n\nExits with 3 when something that kiln needs is missing."
+)]
+pub struct Args {
+    /// The data folder to check [env: KILN_DATA]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The findings as a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Ok,
+    /// Works, but not as well as it could.
+    Warning,
+    /// Does not work without.
+    Missing,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    name: &'static str,
+    state: State,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<&'static str>,
+}
+
+impl Finding {
+    fn new(name: &'static str, state: State, detail: impl Into<String>) -> Self {
+        Self { name, state, detail: detail.into(), help: None }
+    }
+
+    fn help(self, help: &'static str) -> Self {
+        Self { help: Some(help), ..self }
+    }
+}
+
+pub async fn run(args: &Args, spawner: Spawner, out: &Output) -> Result<Exit> {
+    let data = Data::find(args.data.as_deref())?;
+    let mut findings =
+        vec![version(), git(), program("sh", State::Missing), program("bash", State::Warning)];
+    findings.push(folder(&data));
+    if findings.iter().all(|finding| finding.name != "data" || finding.state != State::Missing) {
+        findings.push(workspaces(&data, spawner).await);
+        findings.push(space(&data.root));
+    }
+    if args.json {
+        out.json(&findings)?;
+    } else {
+        for finding in &findings {
+            show(out, finding)?;
+        }
+    }
+    let missing = findings.iter().any(|finding| finding.state == State::Missing);
+    Ok(if missing { Exit::Missing } else { Exit::Success })
+}
+
+fn show(out: &Output, finding: &Finding) -> Result<()> {
+    let (style, icon) = match finding.state {
+        State::Ok => (Style::Green, "✓"),
+        State::Warning => (Style::Yellow, "!"),
+        State::Missing => (Style::Red, "✗"),
+    };
+    let detail = visible(&finding.detail);
+    out.lines(&format!("{} {:<11} {detail}\n", out.paint(style, icon), finding.name))?;
+    match finding.help {
+        Some(help) => out.lines(&format!("  {} {help}\n", out.paint(Style::Cyan, "help:"))),
+        None => Ok(()),
+    }
+}
+
+fn version() -> Finding {
+    let system = rustix::system::uname();
+    let detail = format!(
+        "{} on {} {} ({})",
+        env!("CARGO_PKG_VERSION"),
+        system.sysname().to_string_lossy(),
+        system.release().to_string_lossy(),
+        system.machine().to_string_lossy()
+    );
+    Finding::new("kiln", State::Ok, detail)
+}
+
+fn git() -> Finding {
+    const INSTALL: &str = "install git: `apt install git`, `dnf install git` or `apk add git`";
+    match process::output(process::command("git").arg("--version")) {
+        Ok(text) => {
+            let text = String::from_utf8_lossy(&text).trim().to_owned();
+            match git_version(&text) {
+                // 2.36 gave `cat-file --batch-command`, by which mirrors are read.
+                Some(version) if version < (2, 36) => {
+                    let detail = format!("{text} is too old; 2.36 is needed");
+                    Finding::new("git", State::Missing, detail).help(INSTALL)
+                }
+                _ => Finding::new("git", State::Ok, text),
+            }
+        }
+        Err(error) => Finding::new("git", State::Missing, error.to_string()).help(INSTALL),
+    }
+}
+
+/// `git version 2.47.3 (Apple …)` as (2, 47).
+fn git_version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split(' ').nth(2)?.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// A program that steps are run with.
+fn program(name: &'static str, without: State) -> Finding {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found =
+        std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|at| at.is_file());
+    match found {
+        Some(at) => Finding::new(name, State::Ok, at.display().to_string()),
+        None => Finding::new(name, without, "not in PATH")
+            .help("steps that ask for this shell cannot run; install it, or correct PATH"),
+    }
+}
+
+/// Made if need be, as the first run would.
+fn folder(data: &Data) -> Finding {
+    let shown = data.root.display().to_string();
+    match data.make_local().map(|()| tempfile::tempfile_in(&data.root)) {
+        Ok(Ok(_)) => Finding::new("data", State::Ok, shown),
+        Ok(Err(cause)) => Finding::new("data", State::Missing, format!("{shown}: {cause}"))
+            .help("choose another folder with KILN_DATA or --data"),
+        Err(failure) => Finding::new("data", State::Missing, format!("{:#}", failure.error))
+            .help("choose another folder with KILN_DATA or --data"),
+    }
+}
+
+async fn workspaces(data: &Data, spawner: Spawner) -> Finding {
+    let folder = match tempfile::tempdir_in(&data.root) {
+        Ok(folder) => folder,
+        Err(cause) => return Finding::new("workspaces", State::Missing, cause.to_string()),
+    };
+    match machine::probe(&HostExecutor::new(spawner), folder.path()).await {
+        Ok(Driver::Copy) => Finding::new("workspaces", State::Warning, "plain copies, which are slow").help(
+            "overlayfs needs root, or Linux ≥ 5.11 with unprivileged user namespaces, and a data folder \
+             on a file system such as ext4, xfs or btrfs",
+        ),
+        Ok(Driver::Overlay) => Finding::new("workspaces", State::Ok, "overlay, as root"),
+        Ok(Driver::OverlayUser) => {
+            Finding::new("workspaces", State::Ok, "overlay, in a user namespace")
+        }
+        Err(failure) => Finding::new("workspaces", State::Missing, format!("{:#}", failure.error)),
+    }
+}
+
+/// Less than this and the first large log or layer fills the disk.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+
+fn space(folder: &Path) -> Finding {
+    match rustix::fs::statvfs(folder) {
+        Ok(disk) => {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let detail = format!("{} free", bytes::show(free));
+            match free < FREE_BYTES_MIN {
+                true => Finding::new("disk", State::Warning, detail)
+                    .help("free some space, or move the data folder"),
+                false => Finding::new("disk", State::Ok, detail),
+            }
+        }
+        Err(cause) => Finding::new("disk", State::Warning, cause.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_git_is_read() {
+        assert_eq!(git_version("git version 2.47.3"), Some((2, 47)));
+        assert_eq!(git_version("git version 2.39.5 (Apple Git-154)"), Some((2, 39)));
+        assert_eq!(git_version("git"), None);
+    }
+}

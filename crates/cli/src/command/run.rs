@@ -1,0 +1,138 @@
+//! `kiln run`: the pipeline here, on the working tree as it is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use kiln_executor::Spawner;
+use kiln_stdx::Secret;
+
+use crate::error::{Exit, Failure, Help, Result};
+use crate::local::Local;
+use crate::local::drive::{Drive, New};
+use crate::output::Output;
+use crate::pipeline::{self, Wanted, key_value};
+use crate::place::{Data, directory};
+
+/// Run the pipeline here, on the working tree as it is
+///
+/// Jobs see the files as they are now, changed and untracked ones included and ignored ones not;
+/// whatever they write stays in layers of their own. No file here changes, no network and no server
+/// is needed. The run is kept: `kiln runs`, `show`, `logs`, `why`, `rerun` and `cancel` know it as
+/// `#NUMBER`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Only these jobs and what they need
+    #[arg(value_name = "JOB")]
+    jobs: Vec<String>,
+    /// The folder to start from
+    #[arg(short = 'C', long = "directory", value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// The manifest, instead of `.kiln.yml`
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A value for one of the manifest's inputs
+    #[arg(short, long = "input", value_name = "KEY=VALUE", value_parser = key_value)]
+    inputs: Vec<(String, String)>,
+    /// A secret, from the environment variable of the same name or of the one given
+    #[arg(long = "secret", value_name = "NAME[=ENV]")]
+    secrets: Vec<String>,
+    /// A variable of this environment that jobs get too, or one with a value
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// How many jobs run at once [default: one per core]
+    #[arg(
+        short = 'j',
+        long = "jobs",
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..),
+    )]
+    jobs_at_once: Option<u16>,
+    /// One event a line, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kiln run                              the whole pipeline
+  kiln run test lint                    two jobs and what they need
+  kiln run -i target=staging            with an input
+  kiln run --secret TOKEN=GITHUB_TOKEN  with a secret from a variable of this shell
+  kiln run --json | jq -c 'select(.type == \"job\")'
+
+Ctrl-C cancels: jobs are told to end, get 5 s for it, and nothing is left behind. A second Ctrl-C
+does not wait. Exit codes: 0 success, 1 a job failed, 2 bad manifest or usage, 3 the environment,
+130 cancelled.";
+
+pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
+    let from = directory(args.directory.as_deref())?;
+    let tree = pipeline::repository(&from)?;
+    let manifest = pipeline::manifest(&tree.root, &from, args.file.as_deref())?;
+    let (head, branch) = pipeline::head(&tree)?;
+    let inputs: BTreeMap<String, String> = args.inputs.into_iter().collect();
+    let trigger = pipeline::local_trigger(head, branch, inputs);
+    let plan = match pipeline::plan(out, &manifest, &trigger)? {
+        None => return Ok(Exit::Refused),
+        Some(Wanted::Nothing(why)) => {
+            out.note(&format!("nothing to run: {why}"));
+            return Ok(Exit::Success);
+        }
+        Some(Wanted::Plan(plan)) => pipeline::subset(plan, &args.jobs)?,
+    };
+    let secrets = secrets(&args.secrets)?;
+    let env = variables(&args.env)?;
+    let local = Local::open(Data::find(None)?).await?;
+    let project = local.project(&tree.root).await?;
+    let drive = Drive {
+        out,
+        json: args.json,
+        local: &local,
+        spawner,
+        n_jobs: args.jobs_at_once.map(usize::from),
+        secrets,
+        env,
+    };
+    drive.start(New { project, trigger, plan, root: tree.root }).await
+}
+
+/// Values come from the environment, never from the command line, where everybody could read them.
+pub fn secrets(given: &[String]) -> Result<HashMap<String, Secret<String>>> {
+    let mut secrets = HashMap::new();
+    for text in given {
+        let (name, variable) = text.split_once('=').unwrap_or((text, text));
+        if name.is_empty() || variable.is_empty() {
+            return Err(Failure::yours("a secret is written NAME or NAME=ENV"));
+        }
+        let value = of_environment(variable)
+            .help(format!("set it for this command: {variable}=… kiln run --secret {text}"))?;
+        secrets.insert(name.to_owned(), Secret::new(value));
+    }
+    Ok(secrets)
+}
+
+/// `NAME=VALUE` as it is; `NAME` from this environment.
+pub fn variables(given: &[String]) -> Result<Vec<(String, String)>> {
+    let variable = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) => Err(Failure::yours("a variable is written NAME or NAME=VALUE")),
+        None => Ok((text.clone(), of_environment(text).help(format!("or write {text}=VALUE"))?)),
+    };
+    given.iter().map(variable).collect()
+}
+
+fn of_environment(name: &str) -> Result<String> {
+    use std::env::VarError;
+    if name.contains('\0') {
+        return Err(Failure::yours("a variable's name cannot contain NUL"));
+    }
+    match std::env::var(name) {
+        Ok(value) => Ok(value),
+        Err(VarError::NotPresent) => {
+            Err(Failure::yours(format!("the environment variable `{name}` is not set")))
+        }
+        Err(VarError::NotUnicode(_)) => {
+            Err(Failure::yours(format!("the value of `{name}` is not UTF-8")))
+        }
+    }
+}

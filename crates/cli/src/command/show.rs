@@ -1,0 +1,144 @@
+//! `kiln show`: a run with its jobs, or a job with its steps.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use kiln_api::user::{Attempt, JobDetail};
+use kiln_stdx::{Clock, SystemClock, bytes, duration};
+
+use crate::client::ServerArgs;
+use crate::command::runs::ago;
+use crate::error::{Exit, Result};
+use crate::origin::Origin;
+use crate::output::{Cell, Output, Style, visible};
+use crate::reference::Reference;
+use crate::watch::{Picture, summary};
+
+/// Show a run with its jobs, or a job with its steps
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// `#12`, `project#12`, `project#12/test` or the address of a page
+    #[arg(value_name = "RUN[/JOB]")]
+    reference: Reference,
+    /// The folder to start from, for a local run
+    #[arg(short = 'C', long = "directory", value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kiln show '#12'
+  kiln show 'site#12/test'
+  kiln show 'site#12' --json | jq -r '.jobs[] | select(.state == \"failed\") | .job'";
+
+pub async fn run(args: Args, out: &Output) -> Result<Exit> {
+    let origin = Origin::find(&args.reference, &args.server, args.directory.as_deref()).await?;
+    match &args.reference.job {
+        Some(job) => {
+            let detail = origin.job(job).await?;
+            if args.json { out.json(&detail)? } else { show_job(out, &origin, &detail)? }
+        }
+        None => show_run(&args, out, &origin).await?,
+    }
+    Ok(Exit::Success)
+}
+
+async fn show_run(args: &Args, out: &Output, origin: &Origin) -> Result<()> {
+    let detail = origin.detail().await?;
+    if args.json {
+        return out.json(&detail);
+    }
+    let run = detail.run.clone();
+    let mut picture = Picture::of_server(detail, HashMap::new());
+    picture.reference = origin.reference();
+    summary::tree(out, &picture)?;
+    out.lines("\n")?;
+    let mut facts = vec![("started", ago(run.created_at, SystemClock.now()))];
+    facts.push(("by", format!("{} ({})", run.actor.as_deref().unwrap_or("nobody"), run.event)));
+    if !run.author.is_empty() {
+        facts.push(("author", run.author));
+    }
+    for (name, value) in &run.inputs {
+        facts.push(("input", format!("{name}={value}")));
+    }
+    if let Some(reason) = run.reason {
+        facts.push(("because", reason));
+    }
+    if let Some(page) = origin.page(out) {
+        facts.push(("page", page));
+    }
+    show_facts(out, &facts)?;
+    summary::verdict(out, &picture)
+}
+
+fn show_facts(out: &Output, facts: &[(&str, String)]) -> Result<()> {
+    for (name, value) in facts {
+        // A page's address has been painted here; what came from elsewhere is made harmless.
+        let value = if *name == "page" { value.clone() } else { visible(value) };
+        out.lines(&format!("{} {value}\n", out.paint(Style::Dim, &format!("{name:<8}"))))?;
+    }
+    Ok(())
+}
+
+fn show_job(out: &Output, origin: &Origin, detail: &JobDetail) -> Result<()> {
+    let row = &detail.row;
+    let state = out.paint(summary::style(row.state), row.state.as_str());
+    let name = format!("{}/{}", origin.reference(), row.job);
+    out.lines(&format!("{} {state}\n", out.paint(Style::Bold, &name)))?;
+    let mut facts = Vec::new();
+    if let Some(reason) = &row.reason {
+        facts.push(("because", reason.clone()));
+    }
+    if !row.needs.is_empty() {
+        facts.push(("needs", row.needs.join(", ")));
+    }
+    for (axis, value) in &detail.matrix {
+        facts.push(("matrix", format!("{axis}={value}")));
+    }
+    for (name, value) in &detail.outputs {
+        facts.push(("output", format!("{name}={value}")));
+    }
+    show_facts(out, &facts)?;
+    for attempt in &detail.attempts {
+        show_attempt(out, attempt)?;
+    }
+    out.lines(&format!("\nits log: kiln logs '{name}'\n"))
+}
+
+fn show_attempt(out: &Output, attempt: &Attempt) -> Result<()> {
+    let now = SystemClock.now();
+    let agent = attempt.agent.as_deref().map(|agent| format!(" on {agent}")).unwrap_or_default();
+    out.lines(&format!(
+        "\nattempt {} {}{}, log of {}\n",
+        attempt.attempt,
+        attempt.state,
+        visible(&agent),
+        bytes::show(attempt.log_bytes)
+    ))?;
+    let rows: Vec<Vec<Cell>> = attempt
+        .steps
+        .iter()
+        .map(|step| {
+            let took = step.started_at.map(|from| step.finished_at.unwrap_or(now).since(from));
+            vec![
+                Cell::from((step.step + 1).to_string()),
+                Cell::styled(summary::style(step.state), step.state.as_str()),
+                Cell::from(took.map(duration::show).unwrap_or_default()),
+                Cell::from(step.name.lines().next().unwrap_or("")),
+                Cell::styled(Style::Dim, step.reason.as_deref().unwrap_or("")),
+            ]
+        })
+        .collect();
+    out.table(&["step", "state", "took", "name", ""], &rows)?;
+    for artifact in &attempt.artifacts {
+        let size = bytes::show(artifact.n_bytes);
+        out.lines(&format!("artifact {} ({size})\n", visible(&artifact.path)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! `kiln why`: what led to a state.
+
+use std::path::PathBuf;
+
+use crate::client::ServerArgs;
+use crate::error::{Exit, Result};
+use crate::origin::Origin;
+use crate::output::{Output, Style, visible};
+use crate::reference::Reference;
+
+/// Explain why a run or a job is as it is
+///
+/// Why it ran, was skipped, waits (and for what), was cancelled (and by whom) or failed (which step,
+/// and how it ended).
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// `#12`, `project#12` or `project#12/test`
+    #[arg(value_name = "RUN[/JOB]")]
+    reference: Reference,
+    /// The folder to start from, for a local run
+    #[arg(short = 'C', long = "directory", value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kiln why '#12'
+  kiln why 'site#12/deploy'";
+
+pub async fn run(args: Args, out: &Output) -> Result<Exit> {
+    let origin = Origin::find(&args.reference, &args.server, args.directory.as_deref()).await?;
+    let mut why = origin.why(args.reference.job.as_deref()).await?;
+    if matches!(origin, Origin::Local { .. }) {
+        // As the person writes it.
+        let job = args.reference.job.as_ref().map(|job| format!("/{job}")).unwrap_or_default();
+        why.of = format!("{}{job}", origin.reference());
+    }
+    if args.json {
+        out.json(&why)?;
+        return Ok(Exit::Success);
+    }
+    out.lines(&format!("{}  {}\n", out.paint(Style::Bold, &why.of), visible(&why.summary)))?;
+    if let Some(trace) = &why.trace {
+        out.lines("\n")?;
+        for line in trace.lines() {
+            out.lines(&format!("  {}\n", visible(line)))?;
+        }
+    }
+    if !why.history.is_empty() {
+        out.lines("\n")?;
+    }
+    for line in &why.history {
+        let at = out.paint(Style::Dim, &line.at.to_string());
+        out.lines(&format!("{at}  {}\n", visible(&line.text)))?;
+    }
+    Ok(Exit::Success)
+}

@@ -1,0 +1,186 @@
+//! Driving one local run to its end in this process, shown as it goes.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use kiln_agent::Agent;
+use kiln_executor::Spawner;
+use kiln_model::layer::Source;
+use kiln_model::{EventKind, JobIndex, Plan, RunId, Trigger};
+use kiln_server::runs::{ApplyError, Runs, new_run};
+use kiln_stdx::{Clock, Secret, SystemClock, Timestamp};
+use kiln_store::{ProjectRow, RunRow};
+
+use super::machine::{Part, host_name, start_agent};
+use super::owner::{Gate, Owner};
+use super::{Local, settle};
+use crate::error::{Exit, Failure, Kind, Result};
+use crate::interrupt::{Interrupt, Interrupts};
+use crate::output::Output;
+use crate::watch::{Ended, Picture, Shown, Watched};
+
+/// How long ending at once may take before the process leaves all the same.
+const LEAVE_FOR: Duration = Duration::from_secs(2);
+
+/// How a run is driven.
+pub struct Drive<'a> {
+    pub out: &'a Output,
+    pub json: bool,
+    pub local: &'a Local,
+    pub spawner: Spawner,
+    pub n_jobs: Option<usize>,
+    pub secrets: HashMap<String, Secret<String>>,
+    pub env: Vec<(String, String)>,
+}
+
+/// A run that does not exist yet.
+pub struct New {
+    pub project: ProjectRow,
+    pub trigger: Trigger,
+    pub plan: Plan,
+    pub root: std::path::PathBuf,
+}
+
+/// What is to be driven.
+struct Claimed {
+    /// Of a rerun.
+    began_at: Option<Timestamp>,
+    runs: Runs,
+    row: RunRow,
+    owner: Owner,
+    labels: Vec<String>,
+}
+
+impl Drive<'_> {
+    /// Makes a run and drives it.
+    pub async fn start(self, new: New) -> Result<Exit> {
+        let interrupts = Interrupts::listen()?;
+        let runs = self.local.runs().await?;
+        let labels = labels(&new.plan);
+        let (row, owner) = self.make(new).await?;
+        runs.adopt(vec![row.clone()]).await?;
+        self.go(Claimed { began_at: None, runs, row, owner, labels }, None, interrupts).await
+    }
+
+    /// Drives new attempts of these jobs of a run that is over.
+    pub async fn rerun(self, row: RunRow, jobs: Vec<JobIndex>) -> Result<Exit> {
+        let interrupts = Interrupts::listen()?;
+        let owner = Owner::claim(&self.local.data, row.id)?.ok_or_else(|| still_running(&row))?;
+        let runs = self.local.runs().await?;
+        let (_, before) = runs.view(row.id).await?;
+        let seen = Picture::of_local(&row, &before);
+        let labels = before.plan.as_deref().map(labels).unwrap_or_default();
+        let by = crate::place::user_name();
+        let began_at = Some(SystemClock.now());
+        match runs.apply(row.id, EventKind::RerunAsked { jobs, by }).await {
+            Ok(()) => {}
+            Err(ApplyError::Refused(refused)) => return Err(Failure::yours(refused)),
+            Err(ApplyError::Store(error)) => return Err(error.into()),
+        }
+        self.go(Claimed { began_at, runs, row, owner, labels }, Some(seen), interrupts).await
+    }
+
+    async fn make(&self, new: New) -> Result<(RunRow, Owner)> {
+        let source = Source::WorkingTree { path: new.root };
+        let run = new_run(new.trigger, source, Ok(new.plan), SystemClock.now());
+        let _gate = Gate::shared(&self.local.data)?;
+        let store = &self.local.store;
+        let made = store.settle_delivery(None, new.project.id, "", vec![run], Vec::new()).await?;
+        let row = made.into_iter().next().ok_or_else(|| Failure::ours("no run was made"))?;
+        let owner = Owner::claim(&self.local.data, row.id)?;
+        Ok((row, owner.ok_or_else(|| Failure::ours("a new run is driven by another process"))?))
+    }
+
+    async fn go(
+        self,
+        claimed: Claimed,
+        seen: Option<Picture>,
+        mut interrupts: Interrupts,
+    ) -> Result<Exit> {
+        let Claimed { began_at, runs, row, owner, labels } = claimed;
+        let mut watched = Watched::here(&runs, row.id, owner, began_at);
+        runs.give_secrets(row.id, self.secrets);
+        let part = Part {
+            name: host_name(),
+            labels,
+            n_jobs: self.n_jobs,
+            orphan_for: Duration::ZERO,
+            env: self.env,
+        };
+        let agent = start_agent(self.spawner, &runs, &self.local.data.local(), part).await?;
+        let shown = Shown { out: self.out, json: self.json };
+        let ended = shown.watch(&mut watched, &mut interrupts, seen.as_ref()).await;
+        match ended {
+            Ok((Ended::Over(picture), viewer)) => {
+                agent.drain().await;
+                shown.end(&watched, &picture, viewer).await
+            }
+            Ok((Ended::Left(_), _)) => {
+                leave(agent, &runs, &row).await;
+                Ok(Exit::Interrupted)
+            }
+            Err(failure) => {
+                give_up(agent, &runs, &row, &mut interrupts, &failure).await;
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// A second interrupt: everything is killed, and the run's rows say so.
+async fn leave(agent: Agent, runs: &Runs, row: &RunRow) {
+    let leaving = async {
+        agent.leave().await;
+        let by = Interrupt::Int.by();
+        // Whoever looks next settles the run if this fails.
+        let _ = settle::settle(runs, row, &by).await;
+    };
+    let _ = tokio::time::timeout(LEAVE_FOR, leaving).await;
+}
+
+/// The run can no longer be shown or recorded: it is cancelled and cleaned up in silence.
+async fn give_up(
+    agent: Agent,
+    runs: &Runs,
+    row: &RunRow,
+    interrupts: &mut Interrupts,
+    failure: &Failure,
+) {
+    let by = match failure.kind {
+        Kind::Pipe => "kiln: nobody reads its output any more".to_owned(),
+        _ => format!("kiln: {}", failure.error),
+    };
+    let cancelled = runs.apply(row.id, EventKind::CancelAsked { by }).await;
+    if cancelled.is_err() {
+        return leave(agent, runs, row).await;
+    }
+    tokio::select! {
+        () = over(runs, row.id) => agent.drain().await,
+        _ = interrupts.next() => leave(agent, runs, row).await,
+    }
+}
+
+async fn over(runs: &Runs, run: RunId) {
+    let mut news = runs.news();
+    loop {
+        match runs.view(run).await {
+            Ok((_, view)) if !view.state.is_over() => {}
+            _ => return,
+        }
+        // Lagging is news too; a closed channel cannot happen while `runs` lives.
+        let _ = news.recv().await;
+    }
+}
+
+fn still_running(row: &RunRow) -> Failure {
+    Failure::yours(format!("run #{} is still running", row.number))
+        .help(format!("wait for it, or `kiln cancel '#{}'`", row.number))
+}
+
+/// Here one machine plays every agent that the pipeline asks for.
+fn labels(plan: &Plan) -> Vec<String> {
+    let mut labels: Vec<String> = plan.jobs.iter().flat_map(|job| job.labels.clone()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    labels
+}

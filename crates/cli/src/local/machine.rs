@@ -1,0 +1,94 @@
+//! This machine as an agent: where its workspaces are, what its jobs inherit, how many fit.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kiln_agent::{Agent, AgentOptions};
+use kiln_api::agent::AgentInfo;
+use kiln_executor::{HostExecutor, OverlayKind, Spawner};
+use kiln_model::limit::KILL_GRACE;
+use kiln_server::runs::{Places, Runs};
+use kiln_stdx::SystemClock;
+use kiln_stdx::fs::create_private_dir;
+use kiln_workspace::{Driver, Workspaces};
+
+use crate::error::{Blame, Result};
+
+/// Longest log of one attempt.
+///
+/// A job that prints in a loop must end before the disk does.
+const LOG_BYTES_MAX: u64 = 10 << 30;
+
+/// How the machine takes part.
+pub struct Part {
+    pub name: String,
+    pub labels: Vec<String>,
+    pub n_jobs: Option<usize>,
+    /// How long sessions outlive this process.
+    pub orphan_for: Duration,
+    /// Further variables for every job.
+    pub env: Vec<(String, String)>,
+}
+
+/// Starts to take jobs from `runs`.
+pub async fn start_agent(
+    spawner: Spawner,
+    runs: &Runs,
+    places: &Places,
+    part: Part,
+) -> Result<Agent> {
+    let id = runs.store().agent(&part.name, &part.labels).await?;
+    let executor = HostExecutor::new(spawner);
+    let workspaces = Arc::new(workspaces(&executor, &places.layers()).await?);
+    let options = AgentOptions {
+        info: AgentInfo { id, name: part.name, labels: part.labels },
+        n_slots: part.n_jobs.unwrap_or_else(n_cores),
+        workspaces,
+        clock: Arc::new(SystemClock),
+        log_bytes_max: LOG_BYTES_MAX,
+        grace: KILL_GRACE,
+        orphan_for: part.orphan_for,
+        machine_env: machine_env(part.env),
+    };
+    Ok(Agent::start(options, Arc::new(runs.clone()), executor))
+}
+
+/// Workspaces in `layers`, stacked in the best way that works there. Which way that is was found out
+/// by the first who asked, and is remembered in the folder.
+pub async fn workspaces(executor: &HostExecutor, layers: &Path) -> Result<Workspaces> {
+    create_private_dir(layers)?;
+    let driver = match Workspaces::remembered_driver(layers) {
+        Some(_) => None,
+        None => Some(probe(executor, layers).await?),
+    };
+    Workspaces::open(layers, driver).elsewhere("cannot make workspaces")
+}
+
+/// What mounts, found out by mounting.
+pub async fn probe(executor: &HostExecutor, layers: &Path) -> Result<Driver> {
+    let found = executor.probe_overlay(layers).await;
+    Ok(match found.elsewhere("cannot find out how workspaces can be stacked")? {
+        Some(OverlayKind::Root) => Driver::Overlay,
+        Some(OverlayKind::User) => Driver::OverlayUser,
+        None => Driver::Copy,
+    })
+}
+
+pub fn n_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// This machine's name, for people.
+pub fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "here".to_owned() } else { name }
+}
+
+fn machine_env(more: Vec<(String, String)>) -> Vec<(String, String)> {
+    // A value that is not UTF-8 cannot be a job's variable.
+    let inherited = kiln_agent::MACHINE
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    inherited.chain(more).collect()
+}

@@ -1,0 +1,64 @@
+//! Runs of this machine: the server's core over an embedded store, in one process, without HTTP.
+//!
+//! Several `kiln run` may go on at once over one store. Each run is driven by exactly one process:
+//! the one that holds its mark (`owner`). Whoever looks at local runs first settles those whose
+//! process died.
+
+pub mod drive;
+pub mod machine;
+mod owner;
+mod project;
+mod settle;
+
+use std::sync::Arc;
+
+use kiln_model::RunNumber;
+use kiln_server::runs::Runs;
+use kiln_stdx::SystemClock;
+use kiln_store::{ProjectRow, RunRow, Store, StoreError};
+
+use crate::error::{Failure, Result};
+use crate::place::Data;
+pub use owner::{Owner, cancel_elsewhere};
+
+/// The local store.
+pub struct Local {
+    pub data: Data,
+    pub store: Store,
+}
+
+impl Local {
+    pub async fn open(data: Data) -> Result<Self> {
+        data.make_local()?;
+        let places = data.local();
+        let store = Store::open(&places.data, None, false).await?;
+        Ok(Self { data, store })
+    }
+
+    /// As [`Local::open`], for commands that look at what is there: runs whose process died are
+    /// settled first.
+    pub async fn open_to_look() -> Result<Self> {
+        let local = Self::open(Data::find(None)?).await?;
+        settle::settle_dead(&local).await?;
+        Ok(local)
+    }
+
+    /// Runs as they are now. What another process drives goes on without this value learning of it,
+    /// so it is made anew for every look.
+    pub async fn runs(&self) -> Result<Runs> {
+        let (store, places) = (self.store.clone(), self.data.local());
+        Ok(Runs::open(store, places, Arc::new(SystemClock)).await?)
+    }
+
+    /// The run that is written `#number` in this project's repository.
+    pub async fn run(&self, project: &ProjectRow, number: i64) -> Result<RunRow> {
+        match self.store.run_by_number(project.id, RunNumber(number)).await {
+            Err(StoreError::NotFound(_)) => Err(Failure::yours(format!(
+                "there is no local run #{number} of `{}`",
+                project.repo
+            ))
+            .help("`kiln runs` lists them; a run of a server is written `project#12`")),
+            answer => Ok(answer?),
+        }
+    }
+}

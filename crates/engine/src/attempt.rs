@@ -1,0 +1,388 @@
+//! One try at a job, from its offer to its end. What an agent writes is checked here.
+//!
+//! ```text
+//! offered ──lease──▶ leased ──start──▶ running ──finish, lapse──▶ over
+//!    ▲                 │ │                                         ▲
+//!    └──lapse, lost────┘ └─────────────finish (not a success)──────┘
+//! ```
+//!
+//! Always: the epoch grows by one with each lease and never otherwise. Steps go one at a time and
+//! forward; one that does not run (an earlier one failed) is passed over. A success has no step that
+//! ended otherwise. What is told twice under the same lease is accepted and changes nothing.
+
+use kiln_model::artifact::Artifact;
+use kiln_model::layer::LayerId;
+use kiln_model::{AgentId, AttemptId, Epoch, Exit, JobState, LeaseId, Outcome};
+use kiln_stdx::Timestamp;
+
+use crate::action::Refused;
+
+/// One try, with what is known of it. `state` in the job's words: `queued` until it starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    pub id: AttemptId,
+    pub cause: Cause,
+    /// How often it was leased.
+    pub epoch: Epoch,
+    pub state: JobState,
+    /// Who holds it or, when it is over, held it.
+    pub agent: Option<(AgentId, String)>,
+    pub lock: Option<String>,
+    pub queued_at: Timestamp,
+    pub leased_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// One for each step of the plan.
+    pub steps: Vec<Step>,
+    pub outcome: Option<Outcome>,
+    pub layer: Option<LayerId>,
+    pub artifacts: Vec<Artifact>,
+    pub log_bytes: u64,
+}
+
+/// What brought an attempt about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    First,
+    /// The policy of the job, after an attempt that was not a success.
+    Retry,
+    Rerun {
+        by: String,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub exit: Option<Exit>,
+    /// Bytes of the attempt's log that are this step's.
+    pub log_from: u64,
+    pub log_to: Option<u64>,
+}
+
+/// Whether an event told something that was not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    New,
+    Known,
+}
+
+/// What an agent says at the end.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    pub outcome: &'a Outcome,
+    pub layer: &'a Option<LayerId>,
+    pub artifacts: &'a [Artifact],
+    /// Absent: not known, because the agent is gone.
+    pub log_bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Offered,
+    Leased,
+    Running,
+    Over,
+}
+
+impl Attempt {
+    pub(crate) fn offered(id: AttemptId, cause: Cause, n_steps: usize, at: Timestamp) -> Self {
+        Self {
+            id,
+            cause,
+            epoch: Epoch(0),
+            state: JobState::Queued,
+            agent: None,
+            lock: None,
+            queued_at: at,
+            leased_at: None,
+            started_at: None,
+            finished_at: None,
+            steps: vec![Step::default(); n_steps],
+            outcome: None,
+            layer: None,
+            artifacts: Vec::new(),
+            log_bytes: 0,
+        }
+    }
+
+    /// The lease under which it is or was held last.
+    pub fn lease_id(&self) -> LeaseId {
+        LeaseId { attempt: self.id, epoch: self.epoch }
+    }
+
+    /// The lease that the next agent gets.
+    pub fn next_lease(&self) -> LeaseId {
+        LeaseId { attempt: self.id, epoch: Epoch(self.epoch.0 + 1) }
+    }
+
+    /// An agent may take it.
+    pub fn is_offered(&self) -> bool {
+        self.phase() == Phase::Offered
+    }
+
+    /// An agent has it.
+    pub fn is_held(&self) -> bool {
+        matches!(self.phase(), Phase::Leased | Phase::Running)
+    }
+
+    fn phase(&self) -> Phase {
+        match (self.state.is_over(), &self.agent, self.started_at) {
+            (true, _, _) => Phase::Over,
+            (false, None, _) => Phase::Offered,
+            (false, Some(_), None) => Phase::Leased,
+            (false, Some(_), Some(_)) => Phase::Running,
+        }
+    }
+
+    pub(crate) fn lease(
+        &mut self,
+        lease: LeaseId,
+        (agent, name): (AgentId, &str),
+        lock: Option<&str>,
+        at: Timestamp,
+    ) -> Result<News, Refused> {
+        match self.phase() {
+            Phase::Offered if lease == self.next_lease() => {
+                self.epoch = lease.epoch;
+                self.agent = Some((agent, name.to_owned()));
+                self.lock = lock.map(str::to_owned);
+                self.leased_at = Some(at);
+                Ok(News::New)
+            }
+            Phase::Leased | Phase::Running
+                if lease == self.lease_id()
+                    && self.agent.as_ref().is_some_and(|(holder, _)| *holder == agent)
+                    && self.lock.as_deref() == lock =>
+            {
+                Ok(News::Known)
+            }
+            _ if lease.epoch <= self.epoch || self.state.is_over() => {
+                Err(Refused::StaleLease { lease })
+            }
+            _ => Err(self.illegal(lease, "be leased")),
+        }
+    }
+
+    pub(crate) fn start(&mut self, lease: LeaseId, at: Timestamp) -> Result<News, Refused> {
+        self.fence(lease)?;
+        if self.phase() == Phase::Running {
+            return Ok(News::Known);
+        }
+        self.state = JobState::Running;
+        self.started_at = Some(at);
+        Ok(News::New)
+    }
+
+    pub(crate) fn start_step(
+        &mut self,
+        lease: LeaseId,
+        step: u32,
+        log_from: u64,
+        at: Timestamp,
+    ) -> Result<News, Refused> {
+        self.fence(lease)?;
+        let position = self.position(lease, step)?;
+        if self.phase() != Phase::Running {
+            return Err(self.illegal(lease, &format!("start step {}", step + 1)));
+        }
+        let this = &self.steps[position];
+        if this.started_at.is_some() && this.log_from == log_from {
+            return Ok(News::Known);
+        }
+        let later = &self.steps[position..];
+        let open = self.steps[..position].iter().any(Step::is_open);
+        if open || later.iter().any(|step| step.started_at.is_some()) {
+            let message =
+                format!("{lease}: step {} cannot start after a later or open one", step + 1);
+            return Err(Refused::Illegal(message));
+        }
+        self.steps[position] = Step { started_at: Some(at), log_from, ..Step::default() };
+        Ok(News::New)
+    }
+
+    pub(crate) fn finish_step(
+        &mut self,
+        lease: LeaseId,
+        step: u32,
+        exit: &Exit,
+        log_to: u64,
+        at: Timestamp,
+    ) -> Result<News, Refused> {
+        self.fence(lease)?;
+        let position = self.position(lease, step)?;
+        let this = &mut self.steps[position];
+        if this.exit.as_ref() == Some(exit) && this.log_to == Some(log_to) {
+            return Ok(News::Known);
+        }
+        if !this.is_open() || log_to < this.log_from {
+            let message = format!("{lease}: step {} has not started or ended otherwise", step + 1);
+            return Err(Refused::Illegal(message));
+        }
+        this.finished_at = Some(at);
+        this.exit = Some(exit.clone());
+        this.log_to = Some(log_to);
+        Ok(News::New)
+    }
+
+    /// The agent's last word. An attempt that never started and was lost is free again.
+    pub(crate) fn finish(
+        &mut self,
+        lease: LeaseId,
+        finish: Finish<'_>,
+        at: Timestamp,
+    ) -> Result<News, Refused> {
+        if self.phase() == Phase::Over && self.ended_so(lease, finish) {
+            return Ok(News::Known);
+        }
+        self.fence(lease)?;
+        match (self.phase(), finish.outcome) {
+            (Phase::Leased, Outcome::Lost { .. }) => self.free(),
+            (Phase::Leased, Outcome::Success | Outcome::StepFailed { .. }) => {
+                return Err(self.illegal(lease, "have run a step"));
+            }
+            (_, outcome) => {
+                self.check_outcome(lease, outcome)?;
+                self.end(finish, at);
+            }
+        }
+        Ok(News::New)
+    }
+
+    /// Its agent was silent for too long.
+    pub(crate) fn lapse(
+        &mut self,
+        lease: LeaseId,
+        message: &str,
+        at: Timestamp,
+    ) -> Result<News, Refused> {
+        self.fence(lease)?;
+        if self.phase() == Phase::Leased {
+            self.free();
+        } else {
+            let outcome = Outcome::Lost { message: message.to_owned() };
+            let gone = Finish { outcome: &outcome, layer: &None, artifacts: &[], log_bytes: None };
+            self.end(gone, at);
+        }
+        Ok(News::New)
+    }
+
+    /// Ends an attempt that nobody holds.
+    pub(crate) fn close(&mut self, outcome: Outcome, at: Timestamp) {
+        self.state = state_of(&outcome);
+        self.outcome = Some(outcome);
+        self.finished_at = Some(at);
+    }
+
+    /// Only the holder may speak, and only until the end.
+    fn fence(&self, lease: LeaseId) -> Result<(), Refused> {
+        match self.phase() {
+            Phase::Leased | Phase::Running if lease == self.lease_id() => Ok(()),
+            _ if lease.epoch <= self.epoch => Err(Refused::StaleLease { lease }),
+            _ => Err(Refused::Illegal(format!("lease {lease} was never given"))),
+        }
+    }
+
+    fn position(&self, lease: LeaseId, step: u32) -> Result<usize, Refused> {
+        let n_steps = self.steps.len();
+        match usize::try_from(step) {
+            Ok(position) if position < n_steps => Ok(position),
+            _ => {
+                let message = format!("{lease}: there is no step {step}; the job has {n_steps}");
+                Err(Refused::Illegal(message))
+            }
+        }
+    }
+
+    fn check_outcome(&self, lease: LeaseId, outcome: &Outcome) -> Result<(), Refused> {
+        let failed = |step: &Step| step.exit.as_ref().is_some_and(|exit| !exit.is_success());
+        match outcome {
+            Outcome::Success if self.steps.iter().any(failed) => {
+                let message = format!("{lease} cannot be a success: a step of it has failed");
+                Err(Refused::Illegal(message))
+            }
+            Outcome::StepFailed { step, exit } if exit.is_success() => {
+                let message = format!("{lease}: step {} cannot have failed with {exit}", step + 1);
+                Err(Refused::Illegal(message))
+            }
+            Outcome::StepFailed { step, .. } => self.position(lease, *step).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    fn ended_so(&self, lease: LeaseId, finish: Finish<'_>) -> bool {
+        lease == self.lease_id()
+            && self.outcome.as_ref() == Some(finish.outcome)
+            && self.layer == *finish.layer
+            && self.artifacts == finish.artifacts
+            && Some(self.log_bytes) == finish.log_bytes
+    }
+
+    /// As it was before it was leased, but for the epoch.
+    fn free(&mut self) {
+        self.agent = None;
+        self.lock = None;
+        self.leased_at = None;
+    }
+
+    fn end(&mut self, finish: Finish<'_>, at: Timestamp) {
+        let written = self.steps.iter().filter_map(|step| step.log_to).max().unwrap_or(0);
+        self.log_bytes = finish.log_bytes.unwrap_or(written);
+        if let Some((position, step)) = self.steps.iter_mut().enumerate().find(|(_, s)| s.is_open())
+        {
+            step.finished_at = Some(at);
+            step.log_to = finish.log_bytes.map(|end| end.max(step.log_from));
+            step.exit = Some(exit_of_open(position, finish.outcome));
+        }
+        self.state = state_of(finish.outcome);
+        self.outcome = Some(finish.outcome.clone());
+        self.layer.clone_from(finish.layer);
+        self.artifacts = finish.artifacts.to_vec();
+        self.finished_at = Some(at);
+    }
+
+    fn illegal(&self, lease: LeaseId, act: &str) -> Refused {
+        let phase = match self.phase() {
+            Phase::Offered => "offered",
+            Phase::Leased => "leased and has not started",
+            Phase::Running => "running",
+            Phase::Over => "over",
+        };
+        Refused::Illegal(format!("{lease} cannot {act}: the attempt is {phase}"))
+    }
+}
+
+impl Step {
+    fn is_open(&self) -> bool {
+        self.started_at.is_some() && self.exit.is_none()
+    }
+}
+
+fn state_of(outcome: &Outcome) -> JobState {
+    match outcome {
+        Outcome::Success => JobState::Success,
+        Outcome::Cancelled => JobState::Cancelled,
+        Outcome::Lost { .. } | Outcome::StepFailed { exit: Exit::HostGone { .. }, .. } => {
+            JobState::Lost
+        }
+        Outcome::StepFailed { .. } | Outcome::TimedOut { .. } | Outcome::Error { .. } => {
+            JobState::Failed
+        }
+    }
+}
+
+/// How the step ended that was running when its attempt did, and of which nothing else was told.
+fn exit_of_open(position: usize, outcome: &Outcome) -> Exit {
+    match outcome {
+        Outcome::Success => Exit::SUCCESS,
+        Outcome::StepFailed { step, exit } if usize::try_from(*step) == Ok(position) => {
+            exit.clone()
+        }
+        Outcome::StepFailed { .. } | Outcome::Cancelled => Exit::Cancelled,
+        Outcome::TimedOut { after_ms } => Exit::TimedOut { after_ms: *after_ms },
+        Outcome::Error { message } | Outcome::Lost { message } => {
+            Exit::HostGone { detail: message.clone() }
+        }
+    }
+}

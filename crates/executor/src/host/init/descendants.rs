@@ -1,0 +1,129 @@
+//! Finding and ending every process that a session has started.
+//!
+//! Init is the subreaper of all of them: whoever loses its parent, by a double fork for example,
+//! becomes init's child. So the tree below init is complete, and it is empty when `wait` says that
+//! there is no child. Processes that fork while they are being killed are met by going round again:
+//! a killed process forks no more, and one round is far quicker than one fork.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use super::{Init, KILL_FOR, now};
+use crate::StepError;
+
+/// How long a round of killing may take effect before the next one.
+const ROUND: Duration = Duration::from_millis(5);
+
+impl Init {
+    /// Ends every descendant: TERM, up to `grace`, KILL. Output is taken meanwhile.
+    pub(super) fn quell(&mut self, grace: Duration) -> Result<(), StepError> {
+        if !self.reap() {
+            return Ok(());
+        }
+        if !grace.is_zero() {
+            signal_all(Signal::TERM);
+            // A stopped process hears TERM only when it goes on.
+            signal_all(Signal::CONT);
+            if self.wait_for_all(now() + grace) {
+                return Ok(());
+            }
+        }
+        let give_up_at = now() + KILL_FOR;
+        while now() < give_up_at {
+            signal_all(Signal::KILL);
+            if self.wait_for_all(now() + ROUND) {
+                return Ok(());
+            }
+        }
+        let left: Vec<String> = all().iter().map(ToString::to_string).collect();
+        Err(StepError::Close(format!("these processes cannot be killed: {}", left.join(", "))))
+    }
+
+    /// Whether all were gone before `until`.
+    fn wait_for_all(&mut self, until: Duration) -> bool {
+        loop {
+            if !self.reap() {
+                return true;
+            }
+            if now() >= until {
+                return false;
+            }
+            if self.wait_for_children(until) {
+                self.take_output();
+            }
+        }
+    }
+
+    /// Sleeps until a child has changed, there is output, or it is `until`. Says if there is output.
+    fn wait_for_children(&self, until: Duration) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let timeout = super::timespec(until.saturating_sub(now()));
+        let mut fds = [
+            PollFd::new(&self.output.0, PollFlags::IN),
+            PollFd::new(&self.signals, PollFlags::IN),
+        ];
+        let _ = poll(&mut fds, Some(&timeout));
+        !fds[0].revents().is_empty()
+    }
+}
+
+fn signal_all(signal: Signal) {
+    for pid in all() {
+        if let Some(pid) = Pid::from_raw(pid) {
+            // It may have ended by now.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+}
+
+/// Every descendant of this process, parents before children.
+fn all() -> Vec<i32> {
+    let me = rustix::process::getpid().as_raw_nonzero().get();
+    let mut found = Vec::new();
+    let mut next = vec![me];
+    while let Some(parent) = next.pop() {
+        let Some(children) = children_of(parent) else { continue };
+        found.extend(&children);
+        next.extend(children);
+    }
+    match children_of(me) {
+        Some(_) => found,
+        None => all_by_parent(me),
+    }
+}
+
+/// The children of every thread of `pid`. `None` when it is gone or the kernel keeps no such list.
+fn children_of(pid: i32) -> Option<Vec<i32>> {
+    let mut children = Vec::new();
+    let mut listed = false;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        if let Ok(text) = std::fs::read_to_string(task.path().join("children")) {
+            listed = true;
+            children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        }
+    }
+    listed.then_some(children)
+}
+
+/// For kernels without lists of children: every process whose chain of parents leads to `root`.
+fn all_by_parent(root: i32) -> Vec<i32> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        let parent = pid.and_then(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse::<i32>().ok()
+        });
+        parents.extend(pid.zip(parent));
+    }
+    let mut found = vec![root];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found.remove(0);
+    found
+}

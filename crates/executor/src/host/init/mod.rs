@@ -1,0 +1,415 @@
+//! The process at the root of a session: owns its namespace, its log and its descendants.
+//!
+//! Single-threaded, and asleep in `poll` unless something happened: a word from the owner, output in
+//! the pipe, a child's end, a deadline.
+//!
+//! ```text
+//!   Owned ──owner gone──▶ Orphaned ──new owner──▶ Owned
+//!     │                      │
+//!   Close          time is up, or `orphan_for` is zero
+//!     └──────────┬───────────┘
+//!                ▼
+//!   everything is killed, the log synced, the workspace unmounted; the process ends
+//! ```
+//!
+//! Always: one pipe for all steps, of which init itself holds the writing end, so that a process
+//! left in the background neither ends nor blocks the reading; a step's result is told only when all
+//! that it wrote before its end is in the log.
+
+mod collect;
+mod descendants;
+mod log;
+mod setup;
+mod step;
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use kiln_model::limit;
+use kiln_stdx::{Clock, SystemClock};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, WaitOptions, WaitStatus};
+
+use self::log::Log;
+use self::setup::Failed;
+pub(super) use self::setup::enter_namespace;
+use super::attach;
+use super::wire::{Ask, Inbox, Opening, State, Tell, encode};
+use crate::StepDone;
+use super::{probe, sys};
+use crate::StepError;
+
+/// How long everything has to go at the end of a session, at most: nobody waits for its result.
+const CLOSE_GRACE_MAX: Duration = Duration::from_secs(2);
+
+/// How long killed processes may take to vanish. Only a process that hangs in the kernel (a dead
+/// network file system) or that may not be killed (set-uid) takes longer.
+const KILL_FOR: Duration = Duration::from_secs(10);
+
+/// Between two words about the log's growth, unless nothing has grown for as long: people see no
+/// difference, and a chatty step does not wake its owner for every line.
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(10);
+
+struct Init {
+    spec: Opening,
+    control: Option<UnixStream>,
+    inbox: Inbox,
+    /// Where a new owner comes in. Only with `orphan_for`.
+    door: Option<UnixListener>,
+    signals: OwnedFd,
+    null: OwnedFd,
+    /// Reading end, writing end.
+    output: (OwnedFd, OwnedFd),
+    log: Log,
+    announced: Announced,
+    running: Option<Running>,
+    done: Vec<StepDone>,
+    /// When an orphan's time is up.
+    orphan_until: Option<Duration>,
+}
+
+struct Running {
+    counter: u32,
+    child: Pid,
+    timeout: Option<Duration>,
+    /// On the monotonic clock.
+    deadline: Option<Duration>,
+    ended: Option<WaitStatus>,
+}
+
+/// What the owner knows of the log.
+#[derive(Default)]
+struct Announced {
+    n_bytes: u64,
+    /// The owner has not heard the last word yet: say nothing more.
+    unheard: bool,
+    /// Not before this moment.
+    next_at: Duration,
+}
+
+enum Flow {
+    GoOn,
+    End,
+}
+
+/// Serves one session (or one probe) on `control`. Gives the process's exit code.
+pub(super) fn run(control: UnixStream) -> i32 {
+    sys::heed_children();
+    match serve(control) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+fn serve(mut control: UnixStream) -> io::Result<()> {
+    let mut inbox = Inbox::default();
+    let first = loop {
+        match inbox.next::<Ask>() {
+            Ok(Some(first)) => break first,
+            Ok(None) => {}
+            Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        if receive(&mut control, &mut inbox)? == 0 {
+            return Ok(());
+        }
+    };
+    match first {
+        Ask::Open(spec) => match Init::open(*spec, &control, inbox) {
+            Ok(mut init) => {
+                init.control = Some(control);
+                init.tell(&Tell::Opened);
+                init.live();
+                Ok(())
+            }
+            Err(Failed(refusal)) => control.write_all(&encode(&Tell::Refused(refusal))),
+        },
+        Ask::Probe { folder } => {
+            let answer = probe::overlay_in(&folder);
+            control.write_all(&encode(&Tell::Probed(answer)))
+        }
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn receive(from: &mut UnixStream, inbox: &mut Inbox) -> io::Result<usize> {
+    let mut bytes = [0; 16 << 10];
+    loop {
+        match from.read(&mut bytes) {
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+            Ok(n) => {
+                inbox.bytes.extend_from_slice(&bytes[..n]);
+                bytes.fill(0);
+                return Ok(n);
+            }
+        }
+    }
+}
+
+fn now() -> Duration {
+    SystemClock.monotonic()
+}
+
+impl Init {
+    fn live(&mut self) {
+        loop {
+            let ready = self.wait(self.next_deadline());
+            if ready.output {
+                self.take_output();
+            }
+            if ready.signals {
+                self.reap();
+            }
+            self.heed_log_trouble();
+            if ready.control
+                && let Flow::End = self.listen()
+            {
+                return;
+            }
+            if ready.door {
+                self.let_in();
+            }
+            if let Flow::End = self.keep_time() {
+                return;
+            }
+            self.announce();
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        let step = self.running.as_ref().and_then(|running| running.deadline);
+        let growth = (self.control.is_some()
+            && !self.announced.unheard
+            && self.log.n_bytes() > self.announced.n_bytes)
+            .then_some(self.announced.next_at);
+        [step, growth, self.orphan_until].into_iter().flatten().min()
+    }
+
+    /// Sleeps until something is ready or `until` has come.
+    fn wait(&self, until: Option<Duration>) -> Ready {
+        let timeout = until.map(|until| timespec(until.saturating_sub(now())));
+        let mut fds = vec![
+            PollFd::new(&self.output.0, PollFlags::IN),
+            PollFd::new(&self.signals, PollFlags::IN),
+        ];
+        let control_at = self.control.as_ref().map(|control| {
+            fds.push(PollFd::new(control, PollFlags::IN));
+            fds.len() - 1
+        });
+        let door_at = self.door.as_ref().map(|door| {
+            fds.push(PollFd::new(door, PollFlags::IN));
+            fds.len() - 1
+        });
+        // Every signal is blocked, so nothing interrupts; an error leaves no event, and the loop
+        // comes round again.
+        let _ = rustix::event::poll(&mut fds, timeout.as_ref());
+        let at = |at: usize| !fds[at].revents().is_empty();
+        Ready {
+            output: at(0),
+            signals: at(1),
+            control: control_at.is_some_and(at),
+            door: door_at.is_some_and(at),
+        }
+    }
+
+    /// Reads once from the pipe into the log.
+    fn take_output(&mut self) -> usize {
+        self.log.take(self.output.0.as_fd())
+    }
+
+    /// Writes to the log all that is in the pipe now. What comes meanwhile may wait: a process in the
+    /// background could go on for ever.
+    fn drain(&mut self) {
+        let mut left = rustix::io::ioctl_fionread(&self.output.0).unwrap_or(0);
+        while left > 0 {
+            match self.take_output() {
+                0 => break,
+                n => left = left.saturating_sub(n as u64),
+            }
+        }
+        self.log.flush();
+    }
+
+    /// Takes note of every child that has ended. Says whether any is left.
+    fn reap(&mut self) -> bool {
+        let mut siginfo = [0; 128];
+        while rustix::io::read(&self.signals, &mut siginfo[..]).is_ok() {}
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    if let Some(running) = &mut self.running
+                        && running.child == pid
+                    {
+                        running.ended = Some(status);
+                    }
+                }
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Does what the owner asks.
+    fn listen(&mut self) -> Flow {
+        let Some(control) = &mut self.control else { return Flow::GoOn };
+        // An owner that died with unheard words leaves a reset connection: gone as well.
+        let n_bytes = receive(control, &mut self.inbox).unwrap_or(0);
+        loop {
+            match self.inbox.next::<Ask>() {
+                Ok(Some(ask)) => {
+                    if let Flow::End = self.answer(ask) {
+                        return Flow::End;
+                    }
+                }
+                Ok(None) if n_bytes > 0 => return Flow::GoOn,
+                Ok(None) | Err(_) => return self.lose_owner(),
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) -> Flow {
+        match ask {
+            Ask::Step(command) => self.begin(command),
+            Ask::Cancel => self.cancel(),
+            Ask::Seen => self.announced.unheard = false,
+            Ask::Attach => {
+                let state = Tell::State(State {
+                    done: self.done.clone(),
+                    running: self.running.as_ref().map(|running| running.counter),
+                    n_log_bytes: self.log.n_bytes(),
+                });
+                self.announced =
+                    Announced { n_bytes: self.log.n_bytes(), ..Announced::default() };
+                self.tell(&state);
+            }
+            Ask::Collect { rules, objects } => {
+                let collected = collect::collect(&self.spec.directory, &rules, &objects);
+                self.tell(&Tell::Collected(collected));
+            }
+            Ask::Close => {
+                let closed = self.close();
+                self.tell(&Tell::Closed(closed));
+                return Flow::End;
+            }
+            // Only ever a first word.
+            Ask::Open(_) | Ask::Probe { .. } => return self.lose_owner(),
+        }
+        Flow::GoOn
+    }
+
+    fn lose_owner(&mut self) -> Flow {
+        self.control = None;
+        self.inbox = Inbox::default();
+        self.announced.unheard = false;
+        // Nothing is lost when no step has begun yet.
+        if self.door.is_none() || (self.running.is_none() && self.done.is_empty()) {
+            self.spec.grace = Duration::ZERO;
+            let _ = self.close();
+            return Flow::End;
+        }
+        self.write_results();
+        let patience = match self.running {
+            // A step without a timeout of its own must still end some day.
+            Some(_) => limit::JOB_TIMEOUT,
+            None => self.spec.orphan_for,
+        };
+        self.orphan_until = Some(now() + patience);
+        Flow::GoOn
+    }
+
+    /// A new owner takes the place of the old one, which cannot be alive: it held the data folder.
+    fn let_in(&mut self) {
+        if let Some(Ok((stream, _))) = self.door.as_ref().map(UnixListener::accept) {
+            self.control = Some(stream);
+            self.inbox = Inbox::default();
+            self.announced.unheard = false;
+            self.orphan_until = None;
+        }
+    }
+
+    fn keep_time(&mut self) -> Flow {
+        if self.running.as_ref().is_some_and(|running| running.ended.is_some()) {
+            self.finish_step();
+        }
+        let now = now();
+        if self.running.as_ref().and_then(|running| running.deadline).is_some_and(|at| at <= now) {
+            self.time_out();
+        }
+        if self.orphan_until.is_some_and(|until| until <= now) {
+            let _ = self.close();
+            return Flow::End;
+        }
+        Flow::GoOn
+    }
+
+    /// Tells the owner how far the log has come, if it should hear that now.
+    fn announce(&mut self) {
+        let n_bytes = self.log.n_bytes();
+        let now = now();
+        let quiet = self.announced.unheard || now < self.announced.next_at;
+        if n_bytes > self.announced.n_bytes && !quiet && self.control.is_some() {
+            self.announced = Announced { n_bytes, unheard: true, next_at: now + ANNOUNCE_EVERY };
+            self.tell(&Tell::Log { n_bytes });
+        }
+    }
+
+    /// Says something to the owner. That it is gone is heard when it is next listened to.
+    fn tell(&mut self, message: &Tell) {
+        if let Some(control) = &mut self.control {
+            let _ = control.write_all(&encode(message));
+        }
+    }
+
+    /// Keeps the results on disk, for when this process too is gone before they are asked for.
+    fn write_results(&self) {
+        let path = self.spec.attempt_dir.join(attach::RESULTS);
+        if let Ok(text) = serde_json::to_vec(&self.done) {
+            let _ = kiln_stdx::fs::write_atomic(&path, &text);
+        }
+    }
+
+    /// Kills everything, syncs the log, unmounts.
+    fn close(&mut self) -> Result<(), StepError> {
+        let killed = self.quell(self.spec.grace.min(CLOSE_GRACE_MAX));
+        self.running = None;
+        self.drain();
+        let synced = self.log.sync();
+        let unmounted = self.unmount();
+        for name in [attach::SOCKET, attach::INIT] {
+            let _ = std::fs::remove_file(self.spec.attempt_dir.join(name));
+        }
+        killed.and(synced).and(unmounted)
+    }
+
+    fn unmount(&self) -> Result<(), StepError> {
+        let Some(mount) = &self.spec.mount else { return Ok(()) };
+        kiln_stdx::overlay::unmount(&mount.at).map_err(|cause| {
+            let why = crate::contract::words(&cause);
+            StepError::Close(format!("cannot unmount `{}`: {why}", mount.at.display()))
+        })
+    }
+}
+
+struct Ready {
+    output: bool,
+    signals: bool,
+    control: bool,
+    door: bool,
+}
+
+fn timespec(span: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(span.subsec_nanos()),
+    }
+}
+
+/// A file or folder of the session, opened close-on-exec.
+fn open_folder(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}

@@ -1,0 +1,141 @@
+//! Making a session: namespaces, workspace, pipe, door.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use kiln_stdx::overlay;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountPropagationFlags;
+use rustix::pipe::PipeFlags;
+
+use super::log::Log;
+use super::{Announced, Init, Inbox, Opening, attach, sys};
+use crate::contract::words;
+use crate::host::wire::Refusal;
+
+/// Why a session could not be made. Whatever was made goes with the process.
+pub(in crate::host) struct Failed(pub Refusal);
+
+impl Failed {
+    fn because(what: &str, cause: &io::Error) -> Self {
+        Self(Refusal::Other(format!("{what}: {}", words(cause))))
+    }
+}
+
+impl Init {
+    /// Everything up to the first step.
+    pub(super) fn open(spec: Opening, owner: &UnixStream, inbox: Inbox) -> Result<Self, Failed> {
+        let name = format!("kiln-init {}", spec.attempt);
+        sys::set_process_name(c"kiln-init", &name);
+        let _ = rustix::process::setsid();
+        let me = Some(rustix::process::getpid());
+        rustix::process::set_child_subreaper(me)
+            .map_err(|cause| Failed::because("cannot adopt processes", &cause.into()))?;
+        let signals = sys::signals_as_descriptor()
+            .map_err(|cause| Failed::because("cannot receive signals", &cause))?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|cause| Failed::because("cannot open `/dev/null`", &cause.into()))?;
+        let output = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|cause| Failed::because("cannot make a pipe", &cause.into()))?;
+        // Only the end that is init's own: the flag belongs to the open file, and a step that finds
+        // its standard output non-blocking fails in odd ways.
+        rustix::io::ioctl_fionbio(&output.0, true)
+            .map_err(|cause| Failed::because("cannot make a pipe", &cause.into()))?;
+        if !spec.attempt_dir.is_dir() {
+            kiln_stdx::fs::create_private_dir(&spec.attempt_dir)
+                .map_err(|error| Failed(Refusal::Other(with_cause(&error))))?;
+        }
+        let door = make_door(&spec)?;
+        if let Some(mount) = &spec.mount {
+            enter_namespace(mount.user)?;
+        }
+        // After that: the number of the namespace is part of what identifies the session.
+        attach::write_init(&spec.attempt_dir).map_err(|cause| {
+            let what = format!("cannot write into `{}`", spec.attempt_dir.display());
+            Failed::because(&what, &cause)
+        })?;
+        if let Some(mount) = &spec.mount {
+            overlay::mount(mount).map_err(|error| Failed(Refusal::Mount(with_cause(&error))))?;
+        }
+        super::open_folder(&spec.directory).map_err(|cause| {
+            Failed::because(&format!("cannot open `{}`", spec.directory.display()), &cause)
+        })?;
+        let log = Log::new(&spec);
+        debug_assert!(owner.as_raw_fd() > 2, "0 to 2 are /dev/null since the spawner settled");
+        Ok(Self {
+            spec,
+            control: None,
+            inbox,
+            door,
+            signals,
+            null,
+            output,
+            log,
+            announced: Announced::default(),
+            running: None,
+            done: Vec::new(),
+            orphan_until: None,
+        })
+    }
+}
+
+/// Where a new owner will come in. There from the beginning, so that one that comes at once after
+/// the old one's death finds it.
+fn make_door(spec: &Opening) -> Result<Option<UnixListener>, Failed> {
+    if spec.orphan_for.is_zero() {
+        return Ok(None);
+    }
+    let path = spec.attempt_dir.join(attach::SOCKET);
+    let made = attach::with_short_path(&path, |short| {
+        match std::fs::remove_file(&path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => {}
+        }
+        UnixListener::bind(short)
+    });
+    made.map(Some)
+        .map_err(|cause| Failed::because(&format!("cannot listen on `{}`", path.display()), &cause))
+}
+
+/// A private view of the mounts: what is mounted in it ends with the session. What the machine
+/// mounts or unmounts meanwhile is still followed, so that no job keeps a disk busy.
+pub(in crate::host) fn enter_namespace(user: bool) -> Result<(), Failed> {
+    let failed = |what: &str, cause: &io::Error| {
+        Failed(Refusal::Isolation(format!("{what}: {}", words(cause))))
+    };
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    sys::unshare_mounts(user).map_err(|cause| match user {
+        true => failed("cannot make a user namespace", &cause),
+        false => failed("cannot make a mount namespace", &cause),
+    })?;
+    if user {
+        // Each to itself: the steps see their own user, and may do in there what it may.
+        for (file, text) in [
+            ("/proc/self/setgroups", "deny".to_owned()),
+            ("/proc/self/uid_map", format!("{} {} 1", uid.as_raw(), uid.as_raw())),
+            ("/proc/self/gid_map", format!("{} {} 1", gid.as_raw(), gid.as_raw())),
+        ] {
+            std::fs::write(Path::new(file), text)
+                .map_err(|cause| failed(&format!("cannot write `{file}`"), &cause))?;
+        }
+    }
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", slave)
+        .map_err(|cause| failed("cannot detach from the machine's mounts", &cause.into()))
+}
+
+/// An error and its causes in one line.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = match next.downcast_ref::<io::Error>() {
+            Some(io) => format!("{text}: {}", words(io)),
+            None => format!("{text}: {next}"),
+        };
+        cause = next.source();
+    }
+    text
+}

@@ -1,0 +1,220 @@
+//! One step: start, deadline, cancellation, result.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, NulError};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path};
+use std::time::Duration;
+
+use kiln_model::Exit;
+use rustix::process::Pid;
+
+use super::{Init, Running, StepDone, Tell, collect, now};
+use crate::contract::words;
+use crate::host::sys::{self, Candidate, Launch};
+use crate::{StepCommand, StepError};
+
+/// Where a program is looked for when the step's environment has no `PATH`, as the C library does.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why nothing is running now.
+enum NotStarted {
+    /// The step's own fault: a program that is not there. It ends like any other step.
+    Exit(u8, String),
+    Trouble(StepError),
+}
+
+impl Init {
+    /// Starts a step; its result is told when it ends.
+    pub(super) fn begin(&mut self, command: StepCommand) {
+        if self.running.is_some() {
+            let error = StepError::Command("another step is running".to_owned());
+            return self.tell(&Tell::StepOver(Err(error)));
+        }
+        if let Some(trouble) = self.log.trouble() {
+            return self.tell(&Tell::StepOver(Err(trouble.clone())));
+        }
+        match self.start(&command) {
+            Ok(child) => {
+                self.running = Some(Running {
+                    counter: self.done.len() as u32,
+                    child,
+                    timeout: command.timeout,
+                    deadline: command.timeout.and_then(|timeout| now().checked_add(timeout)),
+                    ended: None,
+                });
+            }
+            Err(NotStarted::Exit(code, line)) => {
+                self.drain();
+                self.log.say(&line);
+                self.step_over(Exit::Code { code });
+            }
+            Err(NotStarted::Trouble(error)) => self.tell(&Tell::StepOver(Err(error))),
+        }
+    }
+
+    fn start(&self, command: &StepCommand) -> Result<Pid, NotStarted> {
+        let directory = self.directory(command)?;
+        let env = self.spec.env.iter().chain(&command.env).collect::<BTreeMap<_, _>>();
+        let path = env.get(&"PATH".to_owned()).map_or(DEFAULT_PATH, |path| path.as_str());
+        let Some(program) = command.argv.first().filter(|program| !program.is_empty()) else {
+            return Err(NotStarted::Trouble(StepError::Command("the command is empty".to_owned())));
+        };
+        let zero = |_: NulError| {
+            let text = format!("the command of `{program}` or its environment has a zero byte");
+            NotStarted::Trouble(StepError::Command(text))
+        };
+        let files = candidates(program, path);
+        let files = files.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(zero)?;
+        let arguments = command.argv.iter().map(|word| CString::new(word.as_str()));
+        let argv = arguments.collect::<Result<Vec<_>, _>>().map_err(zero)?;
+        let pairs = env.iter().map(|(key, value)| CString::new(format!("{key}={value}")));
+        let envp = pairs.collect::<Result<Vec<_>, _>>().map_err(zero)?;
+
+        let argv = pointers(argv.iter());
+        let envp = pointers(envp.iter());
+        let as_script = |file: &CString| {
+            let shell = [c"/bin/sh".as_ptr(), file.as_ptr()];
+            shell.into_iter().chain(argv[1..].iter().copied()).collect()
+        };
+        let candidates: Vec<Candidate> = files
+            .iter()
+            .map(|file| Candidate { path: file.as_ptr(), as_script: as_script(file) })
+            .collect();
+        let launched = sys::launch(&Launch {
+            candidates: &candidates,
+            argv: &argv,
+            envp: &envp,
+            directory: directory.as_raw_fd(),
+            stdin: self.null.as_raw_fd(),
+            output: self.output.1.as_raw_fd(),
+        });
+        launched.map_err(|failure| match failure.candidate {
+            Some(at) => explain(program, &files[at], failure.errno, &directory),
+            None => {
+                let cause = io::Error::from_raw_os_error(failure.errno);
+                NotStarted::Trouble(StepError::Spawn(words(&cause)))
+            }
+        })
+    }
+
+    /// The folder that the step runs in, which is in the workspace.
+    fn directory(&self, command: &StepCommand) -> Result<OwnedFd, NotStarted> {
+        let trouble = |directory: &str, cause: String| {
+            let directory = directory.to_owned();
+            NotStarted::Trouble(StepError::Directory { directory, cause })
+        };
+        let workspace = self.spec.directory.display().to_string();
+        let root = super::open_folder(&self.spec.directory)
+            .map_err(|cause| trouble(&workspace, words(&cause)))?;
+        let Some(relative) = command.directory.as_deref() else { return Ok(root) };
+        let path = Path::new(relative);
+        let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        if relative.is_empty() || !path.components().all(plain) {
+            let cause = "it must be a path inside the workspace, without `..`".to_owned();
+            return Err(trouble(relative, cause));
+        }
+        collect::open_beneath(&root, path, rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY)
+            .map_err(|cause| {
+                let cause = match cause.kind() {
+                    io::ErrorKind::CrossesDevices => "it leads out of the workspace".to_owned(),
+                    io::ErrorKind::NotFound => "there is no such directory".to_owned(),
+                    _ => words(&cause),
+                };
+                trouble(relative, cause)
+            })
+    }
+
+    /// The running step's command has ended: everything that it wrote goes into the log first.
+    pub(super) fn finish_step(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        let status = running.ended.expect("asked only when it has ended");
+        self.drain();
+        let exit = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit::Code { code: code as u8 },
+            (None, signal) => Exit::Killed { signal: signal.unwrap_or_default() },
+        };
+        self.step_over(exit);
+    }
+
+    pub(super) fn time_out(&mut self) {
+        let timeout = self.running.as_ref().and_then(|running| running.timeout);
+        let after_ms = u64::try_from(timeout.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+        self.stop(Exit::TimedOut { after_ms });
+    }
+
+    /// Stops the running step. A word that comes after its end is late, and means nothing.
+    pub(super) fn cancel(&mut self) {
+        if self.running.as_ref().is_some_and(|running| running.ended.is_none()) {
+            self.stop(Exit::Cancelled);
+        }
+    }
+
+    fn stop(&mut self, exit: Exit) {
+        let quelled = self.quell(self.spec.grace);
+        self.running = None;
+        self.drain();
+        match quelled {
+            Ok(()) => self.step_over(exit),
+            Err(error) => self.tell(&Tell::StepOver(Err(error))),
+        }
+    }
+
+    fn step_over(&mut self, exit: Exit) {
+        self.running = None;
+        if let Some(trouble) = self.log.trouble().cloned() {
+            // A job whose log is lost is not worth going on with.
+            let _ = self.quell(Duration::ZERO);
+            return self.tell(&Tell::StepOver(Err(trouble)));
+        }
+        let log_to = self.log.n_bytes();
+        let done = StepDone { counter: self.done.len() as u32, exit, log_to };
+        self.done.push(done.clone());
+        if self.control.is_none() {
+            self.write_results();
+            self.orphan_until = Some(now() + self.spec.orphan_for);
+        }
+        self.announced.n_bytes = log_to;
+        self.tell(&Tell::StepOver(Ok(done)));
+    }
+
+    /// Ends the running step at once when its log cannot be kept.
+    pub(super) fn heed_log_trouble(&mut self) {
+        if self.running.is_some() && self.log.trouble().is_some() {
+            self.stop(Exit::Cancelled);
+        }
+    }
+}
+
+/// The files that `program` may mean, in order.
+fn candidates(program: &str, path: &str) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    let folders = path.split(':').map(|folder| if folder.is_empty() { "." } else { folder });
+    folders.map(|folder| format!("{folder}/{program}")).collect()
+}
+
+fn pointers<'a>(words: impl Iterator<Item = &'a CString>) -> Vec<*const libc::c_char> {
+    words.map(|word| word.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Why a program did not start, in the exit codes that shells use.
+fn explain(program: &str, file: &CString, errno: i32, directory: &OwnedFd) -> NotStarted {
+    let exists =
+        || rustix::fs::statat(directory, file.as_c_str(), rustix::fs::AtFlags::empty()).is_ok();
+    let (code, why) = match errno {
+        libc::ENOENT if program.contains('/') && exists() => {
+            (126, "the interpreter that it names is missing".to_owned())
+        }
+        libc::ENOENT | libc::ENOTDIR => (127, "command not found".to_owned()),
+        // The machine's trouble, not the command's.
+        libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EIO => {
+            let cause = words(&io::Error::from_raw_os_error(errno));
+            return NotStarted::Trouble(StepError::Spawn(format!("`{program}`: {cause}")));
+        }
+        errno => (126, words(&io::Error::from_raw_os_error(errno))),
+    };
+    NotStarted::Exit(code, format!("cannot run `{program}`: {why}"))
+}

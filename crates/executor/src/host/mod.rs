@@ -1,0 +1,32 @@
+//! The host executor: steps are processes on the agent's own machine.
+//!
+//! ```text
+//! kiln ──fork, before any thread──▶ spawner ──fork per session──▶ init ──vfork + exec──▶ step
+//!   └───────────────── control socket, one per session ────────────┘ └◀── one pipe ──────┘
+//! ```
+//!
+//! The [`Spawner`] is small and single-threaded, so its forks are cheap and lawful. An *init* is
+//! such a fork: it owns a session, reads its output, writes its log, and is the ancestor of
+//! everything the steps start.
+//!
+//! It isolates:
+//! - files, when there is a mount: the workspace exists only in the session's own mount namespace;
+//! - environment, descriptors, signals, umask, standard input: nothing is inherited from the agent;
+//! - lifetime: init is the subreaper of its descendants, so that one that daemonises is found too.
+//!
+//! It does not isolate:
+//! - users, network, process ids, the other files of the machine, memory and CPU. Who does not trust
+//!   a job uses an executor with containers.
+
+mod attach;
+mod init;
+mod probe;
+mod session;
+mod spawner;
+mod sys;
+mod wire;
+
+pub use attach::{reap, results_left};
+pub use probe::OverlayKind;
+pub use session::{HostExecutor, HostSession};
+pub use spawner::Spawner;

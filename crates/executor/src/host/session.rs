@@ -1,0 +1,361 @@
+//! The owner's side of a session: asks over the control socket, and hears.
+//!
+//! One task per session reads what init says, so that the growth of the log is known also between
+//! steps. Asking never waits: what the socket does not take at once is kept and written by the task.
+//! So every method may be dropped half-way; the next one first cancels what was left running.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_model::{AttemptId, Exit};
+use kiln_model::artifact::Artifact;
+use kiln_model::plan::ArtifactRule;
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
+
+use super::attach;
+use super::probe::OverlayKind;
+use super::spawner::Spawner;
+use super::wire::{Ask, Inbox, Opening, Refusal, Tell, encode};
+use crate::contract::words;
+use crate::{
+    Attached, Executor, LogPosition, OpenError, Session, SessionSpec, StepCommand, StepDone, StepError,
+};
+
+/// Runs steps on this machine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct HostExecutor {
+    spawner: Arc<Spawner>,
+}
+
+impl HostExecutor {
+    pub fn new(spawner: Spawner) -> Self {
+        Self { spawner: Arc::new(spawner) }
+    }
+
+    /// Whether, and how, overlays can be mounted with their layers in `folder`. A fraction of a
+    /// second at most; remember the answer.
+    ///
+    /// # Errors
+    ///
+    /// Only when nothing could be tried. That overlays cannot be mounted is `Ok(None)`.
+    pub async fn probe_overlay(&self, folder: &Path) -> Result<Option<OverlayKind>, OpenError> {
+        let mut talk = self.talk(None)?;
+        talk.link.ask(&Ask::Probe { folder: folder.to_owned() });
+        match talk.hear().await {
+            Some(Tell::Probed(answer)) => Ok(answer),
+            _ => Err(OpenError::Gone),
+        }
+    }
+
+    /// A line to a new init.
+    fn talk(&self, first: Option<&[u8]>) -> Result<Talk, OpenError> {
+        let control =
+            self.spawner.new_init().map_err(|cause| OpenError::SpawnerGone(words(&cause)))?;
+        let talk = Talk::over(control)?;
+        if let Some(first) = first {
+            talk.link.send(first);
+        }
+        Ok(talk)
+    }
+}
+
+fn is_nobody(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+    )
+}
+
+impl Executor for HostExecutor {
+    type Session = HostSession;
+
+    async fn open(&self, spec: SessionSpec) -> Result<HostSession, OpenError> {
+        let first = Zeroizing::new(encode(&Ask::Open(Box::new(Opening::from(spec)))));
+        let mut talk = self.talk(Some(&first))?;
+        match talk.hear().await {
+            Some(Tell::Opened) => Ok(HostSession { talk, pending: false, closed: None }),
+            Some(Tell::Refused(Refusal::Isolation(why))) => Err(OpenError::Isolation(why)),
+            Some(Tell::Refused(Refusal::Mount(why))) => Err(OpenError::Mount(why)),
+            Some(Tell::Refused(Refusal::Other(why))) => Err(OpenError::Other(why)),
+            _ => Err(OpenError::Gone),
+        }
+    }
+
+    async fn attach(
+        &self,
+        attempt_dir: &Path,
+    ) -> Result<Option<Attached<HostSession>>, OpenError> {
+        let path = attempt_dir.join(attach::SOCKET);
+        let stream = match attach::with_short_path(&path, |short| StdUnixStream::connect(short)) {
+            Ok(stream) => stream,
+            Err(cause) if is_nobody(&cause) => return Ok(None),
+            Err(cause) => {
+                let why = words(&cause);
+                return Err(OpenError::Other(format!(
+                    "cannot reach the session at `{}`: {why}",
+                    path.display()
+                )));
+            }
+        };
+        let mut talk = Talk::over(stream)?;
+        talk.link.ask(&Ask::Attach);
+        // It may have been ending just now.
+        let Some(Tell::State(state)) = talk.hear().await else { return Ok(None) };
+        talk.position.send_replace(LogPosition { n_bytes: state.n_log_bytes });
+        let session = HostSession { talk, pending: state.running.is_some(), closed: None };
+        Ok(Some(Attached { session, steps_done: state.done, running: state.running }))
+    }
+
+    fn reap(&self, attempt: AttemptId, attempt_dir: &Path) {
+        attach::reap(attempt, attempt_dir);
+    }
+}
+
+/// A job's session on this machine.
+///
+/// Dropping it without [`Session::close`] is what the death of the owner is: the session kills
+/// everything, or waits for a new owner when it was opened with `orphan_for`.
+#[derive(Debug)]
+pub struct HostSession {
+    talk: Talk,
+    /// A step was asked for whose result has not been taken.
+    pending: bool,
+    closed: Option<Result<(), StepError>>,
+}
+
+impl HostSession {
+    async fn result(&mut self, mut cancel: watch::Receiver<bool>) -> Result<StepDone, StepError> {
+        let link = self.talk.link.clone();
+        let cancelled = async move {
+            // A canceller that is gone cancels nothing any more.
+            if cancel.wait_for(|asked| *asked).await.is_ok() {
+                link.ask(&Ask::Cancel);
+            }
+            std::future::pending::<()>().await;
+        };
+        let heard = tokio::select! {
+            heard = self.talk.hear_step() => heard,
+            () = cancelled => unreachable!("it waits for ever"),
+        };
+        self.pending = false;
+        heard.ok_or(StepError::Gone)?
+    }
+
+    /// Makes an end of a step whose caller went away.
+    async fn settle(&mut self) -> Result<(), StepError> {
+        if self.closed.is_some() {
+            return Err(StepError::Closed);
+        }
+        if self.pending {
+            self.talk.link.ask(&Ask::Cancel);
+            let heard = self.talk.hear_step().await;
+            self.pending = false;
+            heard.ok_or(StepError::Gone)?.map(drop)?;
+        }
+        Ok(())
+    }
+}
+
+impl Session for HostSession {
+    async fn step(
+        &mut self,
+        command: StepCommand,
+        cancel: watch::Receiver<bool>,
+    ) -> Result<Exit, StepError> {
+        self.settle().await?;
+        if *cancel.borrow() {
+            return Ok(Exit::Cancelled);
+        }
+        self.talk.link.ask(&Ask::Step(command));
+        self.pending = true;
+        self.result(cancel).await.map(|done| done.exit)
+    }
+
+    async fn resume(
+        &mut self,
+        cancel: watch::Receiver<bool>,
+    ) -> Result<Option<StepDone>, StepError> {
+        if !self.pending {
+            return Ok(None);
+        }
+        self.result(cancel).await.map(Some)
+    }
+
+    fn log(&self) -> watch::Receiver<LogPosition> {
+        self.talk.position.subscribe()
+    }
+
+    async fn collect(
+        &mut self,
+        rules: Vec<ArtifactRule>,
+        objects: PathBuf,
+    ) -> Result<Vec<Artifact>, StepError> {
+        self.settle().await?;
+        self.talk.link.ask(&Ask::Collect { rules, objects });
+        loop {
+            match self.talk.hear().await {
+                Some(Tell::Collected(collected)) => return collected,
+                Some(_) => {}
+                None => return Err(StepError::Gone),
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), StepError> {
+        if let Some(closed) = &self.closed {
+            return closed.clone();
+        }
+        self.talk.link.ask(&Ask::Close);
+        let closed = loop {
+            match self.talk.hear().await {
+                Some(Tell::Closed(closed)) => break closed,
+                // A step that was running when its caller went away.
+                Some(_) => {}
+                None => break Err(StepError::Gone),
+            }
+        };
+        self.closed = Some(closed.clone());
+        closed
+    }
+}
+
+/// The line to an init, and the task that listens on it.
+#[derive(Debug)]
+struct Talk {
+    link: Arc<Link>,
+    answers: mpsc::UnboundedReceiver<Tell>,
+    position: Arc<watch::Sender<LogPosition>>,
+    listener: JoinHandle<()>,
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+impl Talk {
+    fn over(stream: StdUnixStream) -> Result<Self, OpenError> {
+        let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+        let stream = stream.map_err(|cause| OpenError::Other(words(&cause)))?;
+        let link = Arc::new(Link { stream, unsent: Mutex::default(), more: Notify::new() });
+        let (told, answers) = mpsc::unbounded_channel();
+        let position = Arc::new(watch::Sender::default());
+        let listener = tokio::spawn(listen(link.clone(), told, position.clone()));
+        Ok(Self { link, answers, position, listener })
+    }
+
+    async fn hear(&mut self) -> Option<Tell> {
+        self.answers.recv().await
+    }
+
+    async fn hear_step(&mut self) -> Option<Result<StepDone, StepError>> {
+        loop {
+            if let Tell::StepOver(over) = self.hear().await? {
+                return Some(over);
+            }
+        }
+    }
+}
+
+/// The socket, for several who ask at once.
+#[derive(Debug)]
+struct Link {
+    stream: UnixStream,
+    /// What the socket did not take yet.
+    unsent: Mutex<Vec<u8>>,
+    more: Notify,
+}
+
+impl Link {
+    fn ask(&self, ask: &Ask) {
+        self.send(&encode(ask));
+    }
+
+    /// Sends now what can be sent now; the listening task sends the rest.
+    fn send(&self, frame: &[u8]) {
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        let n_sent = match unsent.is_empty() {
+            true => self.stream.try_write(frame).unwrap_or(0),
+            false => 0,
+        };
+        if n_sent < frame.len() {
+            unsent.extend_from_slice(&frame[n_sent..]);
+            self.more.notify_one();
+        }
+    }
+
+    /// Sends what was kept, as room comes. Returns when init is gone.
+    async fn send_unsent(&self) -> io::Result<()> {
+        loop {
+            if self.unsent.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                self.more.notified().await;
+                continue;
+            }
+            self.stream.writable().await?;
+            let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+            match self.stream.try_write(&unsent) {
+                Ok(n) => {
+                    unsent[..n].fill(0);
+                    unsent.drain(..n);
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+                Err(cause) => return Err(cause),
+            }
+        }
+    }
+}
+
+/// Hears init until it is gone; then the channel of answers ends.
+async fn listen(
+    link: Arc<Link>,
+    told: mpsc::UnboundedSender<Tell>,
+    position: Arc<watch::Sender<LogPosition>>,
+) {
+    let hear = async {
+        let mut inbox = Inbox::default();
+        let mut bytes = vec![0; 4 << 10];
+        loop {
+            link.stream.readable().await?;
+            match link.stream.try_read(&mut bytes) {
+                Ok(0) => return Ok(()),
+                Ok(n) => inbox.bytes.extend_from_slice(&bytes[..n]),
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(cause) => return Err(cause),
+            }
+            while let Some(tell) = inbox.next::<Tell>().map_err(|_| io::ErrorKind::InvalidData)? {
+                match &tell {
+                    Tell::Log { n_bytes } => {
+                        advance(&position, *n_bytes);
+                        link.ask(&Ask::Seen);
+                        continue;
+                    }
+                    Tell::StepOver(Ok(done)) => advance(&position, done.log_to),
+                    _ => {}
+                }
+                if told.send(tell).is_err() {
+                    return io::Result::Ok(());
+                }
+            }
+        }
+    };
+    // A failing send means that init is gone, and so does the end of its words; what it said last
+    // is still to be heard, so only hearing decides.
+    tokio::select! {
+        _ = hear => {}
+        () = async { let _ = link.send_unsent().await; std::future::pending().await } => {}
+    }
+}
+
+fn advance(position: &watch::Sender<LogPosition>, n_bytes: u64) {
+    position.send_if_modified(|position| {
+        let further = n_bytes > position.n_bytes;
+        position.n_bytes = position.n_bytes.max(n_bytes);
+        further
+    });
+}

@@ -1,0 +1,180 @@
+//! The files of a tree, written into an empty folder.
+//!
+//! The whole tree is read and checked first, so a hostile one is refused before the first file. A
+//! small tree is then written from the objects' process: no program is started, which is what a push
+//! waits for. A large one, and one whose attributes ask git to convert files, is left to
+//! `git read-tree`, which writes in parallel and knows every conversion.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kiln_stdx::fs::Named;
+use kiln_stdx::process;
+
+use crate::command;
+use crate::error::GitError;
+use crate::objects::Objects;
+use crate::tree::{self, Entry, Kind};
+
+/// Up to so many files the pipe is faster than starting git.
+const FILES_BY_PIPE_MAX: usize = 2_000;
+
+/// Most entries of one tree, so that a tree that repeats itself cannot fill memory and disk: 48
+/// levels of two entries each would be 10^14 files.
+const ENTRIES_MAX: usize = 5_000_000;
+
+/// Deepest nesting. `PATH_MAX` ends sooner for every name that a file system takes.
+const DEPTH_MAX: usize = 2_048;
+
+/// A file to be written, at a path relative to the folder.
+struct Item {
+    path: PathBuf,
+    kind: Kind,
+    id: String,
+}
+
+pub(crate) fn checkout(
+    mirror: &Path,
+    objects: &Arc<Objects>,
+    tree: &str,
+    into: &Path,
+) -> Result<(), GitError> {
+    if !crate::refs::is_object_id(tree) {
+        let why = "it is not an object id";
+        return Err(GitError::Refused { what: "the tree", text: tree.to_owned(), why });
+    }
+    let items = walk(objects, tree)?;
+    if items.len() > FILES_BY_PIPE_MAX || converts(objects, &items)? {
+        by_git(mirror, tree, into)
+    } else {
+        by_pipe(objects, &items, into)
+    }
+}
+
+/// Every file of the tree, checked.
+fn walk(objects: &Arc<Objects>, tree: &str) -> Result<Vec<Item>, GitError> {
+    let mut items = Vec::new();
+    let mut n_entries = 0;
+    let mut folders = vec![(PathBuf::new(), tree.to_owned(), 0)];
+    while let Some((folder, id, depth)) = folders.pop() {
+        let entries = tree::read(objects, &id)?;
+        n_entries += entries.len();
+        let hostile = |name: &[u8], why| {
+            let path = folder.join(std::ffi::OsStr::from_bytes(name)).display().to_string();
+            GitError::HostileTree { tree: tree.to_owned(), path, why }
+        };
+        if n_entries > ENTRIES_MAX || depth > DEPTH_MAX {
+            return Err(hostile(b"", "is part of a tree that is too large or too deep"));
+        }
+        check_names(&entries).map_err(|(name, why)| hostile(&name, why))?;
+        for Entry { name, kind, id } in entries {
+            let path = folder.join(std::ffi::OsString::from_vec(name));
+            match kind {
+                Kind::Tree => folders.push((path, id, depth + 1)),
+                kind => items.push(Item { path, kind, id }),
+            }
+        }
+    }
+    Ok(items)
+}
+
+/// A name must be one component that stays in its folder, and stand there once: a symlink and a
+/// folder of one name would lead files outside.
+fn check_names(entries: &[Entry]) -> Result<(), (Vec<u8>, &'static str)> {
+    let mut seen = std::collections::HashSet::with_capacity(entries.len());
+    for entry in entries {
+        let name = entry.name.as_slice();
+        let why = match name {
+            b"" => "is an empty name",
+            b"." | b".." => "leads out of its folder",
+            _ if name.contains(&b'/') => "contains a slash",
+            _ if name.eq_ignore_ascii_case(b".git") || name.eq_ignore_ascii_case(b"git~1") => {
+                "would be taken for git's own folder"
+            }
+            _ if !seen.insert(name) => "is there twice",
+            _ => continue,
+        };
+        return Err((name.to_owned(), why));
+    }
+    Ok(())
+}
+
+/// Some `.gitattributes` asks for more than bytes as they are.
+fn converts(objects: &Arc<Objects>, items: &[Item]) -> Result<bool, GitError> {
+    let is_attributes =
+        |item: &&Item| item.path.file_name().is_some_and(|name| name == ".gitattributes");
+    let ids: Vec<String> = items.iter().filter(is_attributes).map(|item| item.id.clone()).collect();
+    let mut found = false;
+    objects.each(&ids, &mut |_, _, content| {
+        let mut text = Vec::new();
+        content.read_to_end(&mut text).map_err(|cause| failed(&cause))?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let words = text.lines().flat_map(|line| line.split_whitespace().skip(1));
+        let asks = |word: &str| {
+            ["eol", "crlf", "ident", "filter", "working-tree-encoding"].iter().any(|attribute| {
+                word.strip_prefix(attribute).is_some_and(|r| r.is_empty() || r.starts_with('='))
+            })
+        };
+        found |= words.into_iter().any(asks);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn by_pipe(objects: &Arc<Objects>, items: &[Item], into: &Path) -> Result<(), GitError> {
+    let mut made = PathBuf::new();
+    let (files, submodules): (Vec<&Item>, Vec<&Item>) =
+        items.iter().partition(|item| item.kind != Kind::Submodule);
+    for item in submodules {
+        let path = into.join(&item.path);
+        fs::create_dir_all(&path).named("create", &path)?;
+    }
+    let ids: Vec<String> = files.iter().map(|item| item.id.clone()).collect();
+    objects.each(&ids, &mut |at, header, content| {
+        let item = files[at];
+        if header.kind != "blob" {
+            return Err(GitError::NotFound { kind: "file", name: item.id.clone() });
+        }
+        let path = into.join(&item.path);
+        // Files of one folder come together.
+        if let Some(folder) = path.parent().filter(|folder| *folder != made) {
+            fs::create_dir_all(folder).named("create", folder)?;
+            folder.clone_into(&mut made);
+        }
+        Ok(write(&path, item.kind, content).named("write", &path)?)
+    })
+}
+
+fn write(path: &Path, kind: Kind, content: &mut dyn Read) -> io::Result<()> {
+    if kind == Kind::Symlink {
+        let mut target = Vec::new();
+        content.take(1 << 16).read_to_end(&mut target)?;
+        return symlink(std::ffi::OsStr::from_bytes(&target), path);
+    }
+    let mode = if kind == Kind::Executable { 0o777 } else { 0o666 };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    io::copy(content, &mut file).map(drop)
+}
+
+fn by_git(mirror: &Path, tree: &str, into: &Path) -> Result<(), GitError> {
+    let index = mirror.join(format!("kiln-index-{}", command::unique()));
+    let mut git = command::local(mirror);
+    git.env("GIT_WORK_TREE", into)
+        .env("GIT_INDEX_FILE", &index)
+        .env("GIT_LITERAL_PATHSPECS", "1")
+        .current_dir(into)
+        .args(["-c", "core.autocrlf=false", "-c", "checkout.workers=0", "-c", "index.threads=1"])
+        .args(["read-tree", "--reset", "-u", "--no-recurse-submodules", tree]);
+    let done = process::output(&mut git);
+    // Best effort: the name is unique, so a left-over is harmless.
+    let _ = fs::remove_file(&index);
+    done.map(drop).map_err(|error| GitError::process("checking out", error))
+}
+
+fn failed(cause: &io::Error) -> GitError {
+    GitError::Failed { doing: "checking out", message: cause.to_string() }
+}

@@ -1,0 +1,25 @@
+//! git, through the `git` command of the system.
+//!
+//! Reads go to one long-lived `git cat-file` per repository, so that a push is planned and checked
+//! out without starting a program. Whatever a person or a repository names (a URL, a ref, a path in
+//! a tree) is checked here before git or the file system sees it.
+//!
+//! Elsewhere: when to fetch and what follows from a push (`kiln-server`).
+
+pub mod error;
+pub mod location;
+pub mod command;
+pub mod objects;
+pub mod tree;
+pub mod commit;
+pub mod refs;
+pub mod mirror;
+mod pin;
+mod checkout;
+pub mod working_tree;
+
+pub use commit::CommitInfo;
+pub use error::GitError;
+pub use location::Location;
+pub use mirror::Mirror;
+pub use working_tree::WorkingTree;

@@ -1,0 +1,283 @@
+//! A project's bare mirror on this machine.
+//!
+//! Of a repository on this machine the mirror borrows the objects (`objects/info/alternates`), so a
+//! commit can be read in the moment in which it was pushed. [`Mirror::fetch`] later copies them, so
+//! that runs outlive a force push and the garbage collection of the source. Of a URL the mirror has
+//! what was fetched.
+//!
+//! Always: nothing is ever deleted from a mirror, so a commit that was once fetched can be read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_stdx::fs::{Named, create_private_dir, write_atomic};
+
+use crate::checkout;
+use crate::command::{self, ASK_WITHIN, FETCH_WITHIN};
+use crate::commit::CommitInfo;
+use crate::error::GitError;
+use crate::location::Location;
+use crate::objects::Objects;
+use crate::pin;
+use crate::refs;
+use crate::tree::{self, Kind};
+
+/// Where a mirror notes what it is a mirror of.
+const LOCATION_FILE: &str = "kiln-location";
+
+/// A bare repository that follows another.
+#[derive(Debug)]
+pub struct Mirror {
+    pub at: PathBuf,
+    of: Location,
+    objects: Arc<Objects>,
+    /// Held while something is fetched: two fetches would only do the same work twice.
+    fetching: Mutex<()>,
+}
+
+impl Mirror {
+    /// Makes or opens the mirror at `at`. For a path the repository must be there; a URL is not
+    /// asked yet.
+    pub fn open(at: &Path, of: &Location) -> Result<Self, GitError> {
+        let source = match of {
+            Location::Path(path) => Some(Source::at(path)?),
+            Location::Url(_) => None,
+        };
+        if !at.join("HEAD").is_file() {
+            make(at, source.as_ref().is_some_and(|source| source.sha256))?;
+        }
+        if fs::read(at.join(LOCATION_FILE)).ok().as_deref() != Some(of.to_string().as_bytes()) {
+            if let Some(source) = &source {
+                source.lend_to(at)?;
+            }
+            write_atomic(&at.join(LOCATION_FILE), of.to_string().as_bytes())?;
+        }
+        Ok(Self::new(at, of.clone()))
+    }
+
+    /// Opens a mirror that is there.
+    pub fn existing(at: &Path) -> Result<Self, GitError> {
+        let file = at.join(LOCATION_FILE);
+        let text = fs::read_to_string(&file).named("read", &file)?;
+        Ok(Self::new(at, Location::parse(&text)?))
+    }
+
+    fn new(at: &Path, of: Location) -> Self {
+        Self { at: at.to_owned(), of, objects: Objects::of(at), fetching: Mutex::new(()) }
+    }
+
+    /// Ends the process that reads objects; the next read starts another. It also ends by itself
+    /// when it has been idle for a minute.
+    pub fn rest(&self) {
+        self.objects.rest();
+    }
+
+    /// Fetches all branches and tags, or, for a path, copies what is only borrowed. Blocking;
+    /// network errors say so.
+    pub fn fetch(&self) -> Result<(), GitError> {
+        let _one = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        match &self.of {
+            Location::Path(path) => {
+                let source = Source::at(path)?;
+                source.lend_to(&self.at)?;
+                pin::copy(&self.at, &source.refs()?)
+            }
+            Location::Url(url) => match self.fetch_url(url) {
+                // The repository uses SHA-256, which is only known once it was asked.
+                Err(GitError::Unreachable { message, .. }) if message.contains("algorithm") => {
+                    self.rest();
+                    configure(&self.at, true)?;
+                    self.fetch_url(url)
+                }
+                done => done,
+            },
+        }
+    }
+
+    fn fetch_url(&self, url: &str) -> Result<(), GitError> {
+        let mut git = command::network(&self.at);
+        git.args(["fetch", "--quiet", "--prune", "--force", "--no-tags", "--no-write-fetch-head"])
+            .args(["--no-auto-maintenance", "--no-recurse-submodules", "--", url])
+            .args(["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]);
+        command::ask(git, &self.of.shown(), FETCH_WITHIN).map(drop)
+    }
+
+    /// Heads and tags of the other side now: `refs/heads/main -> id`, annotated tags peeled to
+    /// their commit. Tags of trees and blobs are left out where that is known.
+    pub fn remote_refs(&self) -> Result<Vec<(String, String)>, GitError> {
+        match &self.of {
+            Location::Path(path) => Source::at(path)?.refs(),
+            Location::Url(url) => {
+                let mut git = command::network(&self.at);
+                git.args(["ls-remote", "--quiet", "--", url, "refs/heads/*", "refs/tags/*"]);
+                let answer = command::ask(git, &self.of.shown(), ASK_WITHIN)?;
+                Ok(listed_refs(&String::from_utf8_lossy(&answer)))
+            }
+        }
+    }
+
+    /// The branch that the other side's HEAD points to. Blocking.
+    pub fn remote_head(&self) -> Result<Option<String>, GitError> {
+        let target = match &self.of {
+            Location::Path(path) => {
+                let head = Source::at(path)?.git_dir.join("HEAD");
+                fs::read_to_string(&head).named("read", &head)?.trim_end().to_owned()
+            }
+            Location::Url(url) => {
+                let mut git = command::network(&self.at);
+                git.args(["ls-remote", "--symref", "--quiet", "--", url, "HEAD"]);
+                let answer = command::ask(git, &self.of.shown(), ASK_WITHIN)?;
+                let answer = String::from_utf8_lossy(&answer).into_owned();
+                answer.split('\t').next().unwrap_or_default().trim_end().to_owned()
+            }
+        };
+        let branch = target.strip_prefix("ref:").map(str::trim);
+        Ok(branch.and_then(|name| name.strip_prefix("refs/heads/")).map(str::to_owned))
+    }
+
+    /// The mirror can read this object.
+    pub fn has(&self, id: &str) -> Result<bool, GitError> {
+        refs::check_revision(id)?;
+        Ok(self.objects.info(id)?.is_some())
+    }
+
+    /// A commit by its id, or by a ref of the mirror in full; a tag is followed to its commit.
+    pub fn commit(&self, id_or_ref: &str) -> Result<CommitInfo, GitError> {
+        refs::check_revision(id_or_ref)?;
+        let missing = || GitError::NotFound { kind: "commit", name: id_or_ref.to_owned() };
+        let peeled = format!("{id_or_ref}^{{commit}}");
+        let header = self.objects.info(&peeled)?.ok_or_else(missing)?;
+        CommitInfo::parse(&header.id, &self.objects.read(&header.id, "commit")?)
+    }
+
+    /// A file of a commit's tree; `None`: no such file (or it is a folder, a symlink, a submodule).
+    /// Refuses more than `max` bytes.
+    pub fn file(&self, commit: &str, path: &str, max: usize) -> Result<Option<Vec<u8>>, GitError> {
+        let commit = self.commit(commit)?;
+        let Some(entry) = tree::find(&self.objects, &commit.tree, path)? else { return Ok(None) };
+        if !matches!(entry.kind, Kind::File | Kind::Executable) {
+            return Ok(None);
+        }
+        let missing = || GitError::NotFound { kind: "object", name: entry.id.clone() };
+        let n_bytes = self.objects.info(&entry.id)?.ok_or_else(missing)?.n_bytes;
+        if n_bytes > max as u64 {
+            let what = format!("`{}`", path.escape_debug());
+            return Err(GitError::TooLarge { what, n_bytes, max: max as u64 });
+        }
+        self.objects.read(&entry.id, "blob").map(Some)
+    }
+
+    /// Paths that differ between two commits, lossily decoded; a renamed file is two paths.
+    pub fn changed(&self, from: &str, to: &str) -> Result<Vec<String>, GitError> {
+        let (from, to) = (self.commit(from)?, self.commit(to)?);
+        tree::changed(&self.objects, &from.tree, &to.tree)
+    }
+
+    /// Writes the files of a tree into an empty folder: modes, symlinks, non-UTF-8 names exact, as
+    /// `git checkout` would. A tree that would write elsewhere is refused before the first file.
+    pub fn checkout(&self, tree: &str, into: &Path) -> Result<(), GitError> {
+        checkout::checkout(&self.at, &self.objects, tree, into)
+    }
+}
+
+/// Lines of `ls-remote`: `<id>\t<ref>`, and after an annotated tag `<commit>\t<ref>^{}`.
+fn listed_refs(answer: &str) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for line in answer.lines() {
+        let Some((id, name)) = line.split_once('\t') else { continue };
+        match (name.strip_suffix("^{}"), found.last_mut()) {
+            (Some(name), Some(last)) if last.0 == name => last.1 = id.to_owned(),
+            (Some(_), _) => {}
+            (None, _) if refs::is_object_id(id) && refs::check_ref(name).is_ok() => {
+                found.push((name.to_owned(), id.to_owned()));
+            }
+            (None, _) => {}
+        }
+    }
+    found
+}
+
+/// A repository on this machine whose objects are borrowed.
+struct Source {
+    git_dir: PathBuf,
+    /// Where objects and refs are; another folder than `git_dir` for a linked working tree.
+    common_dir: PathBuf,
+    sha256: bool,
+}
+
+impl Source {
+    fn at(path: &Path) -> Result<Self, GitError> {
+        let (git_dir, common_dir) = crate::working_tree::git_folders(path)
+            .ok_or_else(|| GitError::NotARepository(path.to_owned()))?;
+        let config = fs::read_to_string(common_dir.join("config")).unwrap_or_default();
+        let sha256 = config.lines().any(|line| {
+            let line: String = line.to_lowercase().split_whitespace().collect();
+            line == "objectformat=sha256"
+        });
+        Ok(Self { git_dir, common_dir, sha256 })
+    }
+
+    /// Lets the mirror at `at` read this repository's objects.
+    fn lend_to(&self, at: &Path) -> Result<(), GitError> {
+        use std::os::unix::ffi::OsStrExt;
+        let objects = self.common_dir.join("objects");
+        let mut line = objects.as_os_str().as_bytes().to_owned();
+        if line.contains(&b'\n') {
+            let (what, text) = ("the repository", objects.display().to_string());
+            return Err(GitError::Refused { what, text, why: "its path contains a newline" });
+        }
+        line.push(b'\n');
+        let alternates = at.join("objects/info/alternates");
+        if fs::read(&alternates).ok().as_deref() != Some(&line) {
+            write_atomic(&alternates, &line)?;
+        }
+        // Where a shallow clone's history ends, its mirror's ends.
+        match fs::read(self.common_dir.join("shallow")) {
+            Ok(shallow) => Ok(write_atomic(&at.join("shallow"), &shallow)?),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn refs(&self) -> Result<Vec<(String, String)>, GitError> {
+        let mut git = command::local(&self.common_dir);
+        git.args(["for-each-ref", "--format=%(objectname)%09%(refname)%0a%(*objectname)%09%(refname)^{}"])
+            .args(["refs/heads", "refs/tags"]);
+        let listed = kiln_stdx::process::output(&mut git)
+            .map_err(|error| GitError::process("listing refs", error))?;
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        // A ref that is no annotated tag has an empty second line.
+        let lines: Vec<&str> = listed.lines().filter(|line| !line.starts_with('\t')).collect();
+        Ok(listed_refs(&lines.join("\n")))
+    }
+}
+
+/// A bare repository that appears whole or not at all.
+fn make(at: &Path, sha256: bool) -> Result<(), GitError> {
+    let parent = at.parent().unwrap_or(Path::new("/"));
+    create_private_dir(parent)?;
+    let name = at.file_name().unwrap_or_default().to_string_lossy();
+    // Two makers at once each have their own, and the first rename wins.
+    let new = parent.join(format!(".{name}.{}.new", command::unique()));
+    for folder in ["objects/info", "objects/pack", "refs/heads", "refs/tags"] {
+        create_private_dir(&new.join(folder))?;
+    }
+    let head = new.join("HEAD");
+    fs::write(&head, "ref: refs/heads/main\n").named("write", &head)?;
+    configure(&new, sha256)?;
+    match fs::rename(&new, at) {
+        // Somebody else made it meanwhile, and theirs is as good.
+        Err(_) if at.join("HEAD").is_file() => Ok(fs::remove_dir_all(&new).named("remove", &new)?),
+        done => Ok(done.named("create", at)?),
+    }
+}
+
+fn configure(at: &Path, sha256: bool) -> Result<(), GitError> {
+    let format = match sha256 {
+        true => "\trepositoryformatversion = 1\n[extensions]\n\tobjectformat = sha256\n",
+        false => "\trepositoryformatversion = 0\n",
+    };
+    // Nothing is collected: a run's commit must stay, whether or not a ref still leads to it.
+    let config = format!("[core]\n\tbare = true\n\tfilemode = true\n{format}[gc]\n\tauto = 0\n");
+    Ok(write_atomic(&at.join("config"), config.as_bytes())?)
+}

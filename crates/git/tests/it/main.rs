@@ -1,0 +1,7 @@
+//! git against real repositories, made with the `git` of the system.
+
+mod repository;
+
+mod checkout;
+mod mirror;
+mod working_tree;

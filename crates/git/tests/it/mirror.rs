@@ -1,0 +1,250 @@
+use kiln_git::{GitError, Location, Mirror};
+
+use crate::repository::{Repository, git_in};
+
+fn mirror_of(source: &Repository, place: &tempfile::TempDir) -> Mirror {
+    let of = Location::Path(source.path().to_owned());
+    Mirror::open(&place.path().join("m/1"), &of).unwrap()
+}
+
+#[test]
+fn a_pushed_commit_is_read_without_a_fetch() {
+    let (bare, work, place) = (Repository::bare(), Repository::new(), tempfile::tempdir().unwrap());
+    let mirror = mirror_of(&bare, &place);
+    for n in 0..3 {
+        work.write(".kiln.yml", &format!("n: {n}\n"));
+        let commit = work.commit(&format!("number {n}\n\nbody"));
+        work.git(&["push", "--quiet", bare.path().to_str().unwrap(), "main"]);
+        // The reading process was started before the later pushes.
+        let info = mirror.commit(&commit).unwrap();
+        assert_eq!((info.title.as_str(), info.author.as_str()), (&*format!("number {n}"), "A <a@b>"));
+        let file = mirror.file(&commit, ".kiln.yml", 100).unwrap();
+        assert_eq!(file.as_deref(), Some(format!("n: {n}\n").as_bytes()));
+        bare.git(&["gc", "--quiet"]);
+    }
+}
+
+#[test]
+fn a_commit_outlives_a_force_push_and_garbage_collection() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    source.write("a", "first");
+    let first = source.commit("first");
+    let mirror = mirror_of(&source, &place);
+    mirror.fetch().unwrap();
+    source.write("a", "second");
+    source.git(&["checkout", "--quiet", "--orphan", "other"]);
+    let second = source.commit("second");
+    source.git(&["branch", "--quiet", "-D", "main"]);
+    mirror.fetch().unwrap();
+    source.git(&["reflog", "expire", "--expire=now", "--all"]);
+    source.git(&["gc", "--quiet", "--prune=now"]);
+    assert!(source.path().join(".git").exists());
+    mirror.rest();
+    for (commit, text) in [(&first, "first"), (&second, "second")] {
+        let file = mirror.file(commit, "a", 100).unwrap();
+        assert_eq!(file.as_deref(), Some(text.as_bytes()));
+    }
+    // Also when the source is gone altogether.
+    std::fs::remove_dir_all(source.path().join(".git/objects")).unwrap();
+    mirror.rest();
+    assert_eq!(mirror.commit(&second).unwrap().title, "second");
+    let refs = git_in(&place.path().join("m/1"), &["for-each-ref", "--format=%(refname)"]);
+    assert_eq!(refs, "refs/heads/other");
+}
+
+#[test]
+fn refs_are_listed_with_annotated_tags_peeled() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    let mirror = mirror_of(&source, &place);
+    assert_eq!(mirror.remote_refs().unwrap(), []);
+    let commit = source.commit("one");
+    source.git(&["tag", "light"]);
+    source.git(&["tag", "--annotate", "--message", "x", "heavy"]);
+    source.git(&["tag", "--annotate", "--message", "y", "double", "heavy"]);
+    source.git(&["update-ref", "refs/notes/x", "HEAD"]);
+    let names = ["refs/heads/main", "refs/tags/double", "refs/tags/heavy", "refs/tags/light"];
+    let mut expected: Vec<_> = names.map(|name| (name.to_owned(), commit.clone())).to_vec();
+    // git before 2.45 peels one level only; such a tag is peeled when its commit is read.
+    let mut refs = mirror.remote_refs().unwrap();
+    for list in [&mut expected, &mut refs] {
+        list.retain(|(name, _)| name != "refs/tags/double");
+    }
+    assert_eq!(refs, expected);
+    let heavy = source.git(&["rev-parse", "refs/tags/double"]);
+    assert_eq!(mirror.commit(&heavy).unwrap().commit, commit);
+    assert_eq!(mirror.remote_head().unwrap().as_deref(), Some("main"));
+}
+
+#[test]
+fn changed_paths_name_both_sides_of_a_rename() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    for path in ["keep", "src/a", "src/b", "deep/er/x", "swap"] {
+        source.write(path, path);
+    }
+    let first = source.commit("one");
+    source.git(&["mv", "src/a", "src/c"]);
+    source.git(&["rm", "--quiet", "swap"]);
+    source.write("swap/inside", "now a folder");
+    source.write("deep/er/x", "other");
+    source.git(&["update-index", "--chmod=+x", "src/b"]);
+    source.git(&["config", "core.filemode", "false"]);
+    let second = source.commit("two");
+    let mirror = mirror_of(&source, &place);
+    let changed = mirror.changed(&first, &second).unwrap();
+    assert_eq!(changed, ["deep/er/x", "src/a", "src/b", "src/c", "swap", "swap/inside"]);
+    assert_eq!(mirror.changed(&second, &second).unwrap(), [""; 0]);
+}
+
+#[test]
+fn files_are_refused_when_too_large_and_absent_when_not_a_file() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    source.write("big", &"x".repeat(1000));
+    source.write("folder/file", "x");
+    std::os::unix::fs::symlink("/etc/passwd", source.path().join("link")).unwrap();
+    let commit = source.commit("one");
+    let mirror = mirror_of(&source, &place);
+    let big = mirror.file(&commit, "big", 999);
+    assert!(matches!(big, Err(GitError::TooLarge { n_bytes: 1000, max: 999, .. })), "{big:?}");
+    for path in ["folder", "link", "nothing", "folder/file/x", "", "/", "a\nb", "../x"] {
+        assert!(mirror.file(&commit, path, 100).unwrap().is_none(), "{path:?}");
+    }
+    assert_eq!(mirror.file(&commit, "folder/file", 100).unwrap().as_deref(), Some(&b"x"[..]));
+}
+
+#[test]
+fn hostile_revisions_are_refused_and_the_reader_survives() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    let commit = source.commit("one");
+    let mirror = mirror_of(&source, &place);
+    for bad in ["--upload-pack=x", "main\ncontents HEAD", "", "refs/heads/a b", "HEAD:x", "@{-1}"] {
+        assert!(matches!(mirror.commit(bad), Err(GitError::Refused { .. })), "{bad:?}");
+    }
+    let unknown = mirror.commit(&"ab".repeat(20));
+    assert!(matches!(unknown, Err(GitError::NotFound { kind: "commit", .. })), "{unknown:?}");
+    assert!(mirror.commit("refs/heads/none").is_err());
+    assert_eq!(mirror.commit(&commit).unwrap().commit, commit);
+}
+
+#[test]
+fn a_sha256_repository_is_mirrored() {
+    let init = ["init", "--quiet", "--initial-branch=main", "--object-format=sha256"];
+    let (source, place) = (Repository::with(&init), tempfile::tempdir().unwrap());
+    source.write("a/b", "text");
+    let commit = source.commit("one");
+    let mirror = mirror_of(&source, &place);
+    assert_eq!(mirror.file(&commit, "a/b", 10).unwrap().as_deref(), Some(&b"text"[..]));
+    mirror.fetch().unwrap();
+    let into = place.path().join("files");
+    std::fs::create_dir(&into).unwrap();
+    mirror.checkout(&mirror.commit(&commit).unwrap().tree, &into).unwrap();
+    assert_eq!(std::fs::read_to_string(into.join("a/b")).unwrap(), "text");
+}
+
+#[test]
+fn a_linked_working_tree_can_be_mirrored() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    let commit = source.commit("one");
+    let linked = place.path().join("linked");
+    source.git(&["worktree", "add", "--quiet", linked.to_str().unwrap()]);
+    let mirror = Mirror::open(&place.path().join("m"), &Location::Path(linked)).unwrap();
+    assert_eq!(mirror.commit(&commit).unwrap().commit, commit);
+    assert_eq!(mirror.remote_head().unwrap().as_deref(), Some("linked"));
+}
+
+#[test]
+fn what_is_no_repository_is_said_to_be_none() {
+    let place = tempfile::tempdir().unwrap();
+    for path in [place.path().to_owned(), place.path().join("missing")] {
+        let opened = Mirror::open(&place.path().join("m"), &Location::Path(path.clone()));
+        assert!(matches!(opened, Err(GitError::NotARepository(p)) if p == path));
+    }
+    assert!(!place.path().join("m").exists());
+}
+
+#[test]
+fn a_mirror_of_a_url_that_does_not_answer_says_so() {
+    let place = tempfile::tempdir().unwrap();
+    // A port that nobody listens on: it was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = Location::parse(&format!("git://127.0.0.1:{port}/x")).unwrap();
+    let mirror = Mirror::open(&place.path().join("m"), &url).unwrap();
+    let error = mirror.remote_refs().unwrap_err();
+    assert!(error.is_elsewhere(), "{error}");
+    assert!(mirror.fetch().unwrap_err().is_elsewhere());
+}
+
+#[test]
+fn a_mirror_is_opened_again_as_what_it_was() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    let commit = source.commit("one");
+    let at = mirror_of(&source, &place).at;
+    assert_eq!(Mirror::existing(&at).unwrap().commit(&commit).unwrap().commit, commit);
+    assert!(Mirror::existing(place.path()).is_err());
+}
+
+#[test]
+fn a_url_is_fetched_and_its_old_commits_stay() {
+    let (work, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    let bare = place.path().join("app.git");
+    git_in(place.path(), &["init", "--quiet", "--bare", "--initial-branch=main", "app.git"]);
+    let push = |args: &[&str]| {
+        work.git(&[&["push", "--quiet", bare.to_str().unwrap()], args].concat());
+    };
+    let url = serve(place.path());
+    let mirror = Mirror::open(&place.path().join("m"), &Location::parse(&url).unwrap()).unwrap();
+    work.write("a", "first");
+    let first = work.commit("first");
+    work.git(&["tag", "--annotate", "--message", "x", "v1"]);
+    push(&["main", "v1"]);
+    let refs = mirror.remote_refs().unwrap();
+    let pair = |name: &str, id: &str| (name.to_owned(), id.to_owned());
+    assert_eq!(refs, [pair("refs/heads/main", &first), pair("refs/tags/v1", &first)]);
+    assert_eq!(mirror.remote_head().unwrap().as_deref(), Some("main"));
+    assert!(!mirror.has(&first).unwrap());
+    mirror.fetch().unwrap();
+    assert_eq!(mirror.commit("refs/tags/v1").unwrap().commit, first);
+    work.git(&["commit", "--quiet", "--amend", "--message", "second"]);
+    let second = work.git(&["rev-parse", "HEAD"]);
+    push(&["--force", "main"]);
+    push(&["--delete", "v1"]);
+    mirror.fetch().unwrap();
+    assert_eq!(mirror.commit("refs/heads/main").unwrap().commit, second);
+    assert!(mirror.commit("refs/tags/v1").is_err());
+    assert_eq!(mirror.file(&first, "a", 10).unwrap().as_deref(), Some(&b"first"[..]));
+}
+
+#[test]
+fn a_sha256_repository_is_fetched_from_a_url() {
+    let place = tempfile::tempdir().unwrap();
+    let init = ["init", "--quiet", "--initial-branch=main", "--object-format=sha256"];
+    let work = Repository::with(&init);
+    let commit = work.commit("one");
+    let bare = ["clone", "--quiet", "--bare", work.path().to_str().unwrap(), "app.git"];
+    git_in(place.path(), &bare);
+    let url = Location::parse(&serve(place.path())).unwrap();
+    let mirror = Mirror::open(&place.path().join("m"), &url).unwrap();
+    mirror.fetch().unwrap();
+    assert_eq!(mirror.commit(&commit).unwrap().title, "one");
+}
+
+/// Serves `app.git` in a folder over git's own protocol on loopback; gives its URL. One `git daemon`
+/// for each connection, until the test's process ends.
+fn serve(base: &std::path::Path) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("git://{}/app.git", listener.local_addr().unwrap());
+    let base = base.to_owned();
+    std::thread::spawn(move || {
+        for connection in listener.incoming().map_while(Result::ok) {
+            let mut daemon = kiln_stdx::process::command("git");
+            daemon
+                .args(["daemon", "--inetd", "--export-all", "--log-destination=none"])
+                .arg(format!("--base-path={}", base.display()))
+                .stdin(std::os::fd::OwnedFd::from(connection.try_clone().unwrap()))
+                .stdout(std::os::fd::OwnedFd::from(connection));
+            let Ok(mut child) = daemon.spawn() else { return };
+            drop(daemon);
+            let _ = child.wait();
+        }
+    });
+    url
+}

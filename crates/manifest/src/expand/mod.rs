@@ -1,0 +1,3 @@
+//! What is written once and meant several times.
+
+pub mod matrix;

@@ -1,0 +1,331 @@
+//! Every key of the format, its shape and what it does.
+
+use kiln_model::limit::ATTEMPTS_MAX;
+
+use super::shape::{Key, Keys, Shape};
+
+const fn key(name: &'static str, shape: &'static Shape, about: &'static str) -> Key {
+    Key { name, shape, required: false, about }
+}
+
+const fn required(name: &'static str, shape: &'static Shape, about: &'static str) -> Key {
+    Key { name, shape, required: true, about }
+}
+
+const fn keys(what: &'static str, keys: &'static [Key]) -> Keys {
+    Keys { what, keys, foreign: &[], ignored_prefix: None, others: None }
+}
+
+pub static MANIFEST: Shape = Shape::Map(&Keys {
+    foreign: &[
+        ("stages", "the order of jobs comes from their `needs`"),
+        ("variables", "write `env`"),
+        ("name", "a pipeline is named after its project"),
+        ("steps", "steps belong to a job: `jobs: { build: { steps: […] } }`"),
+        ("workflow", "write `on`"),
+        ("pipeline", "write `jobs`"),
+        ("default", "repeat parts with an anchor and `<<: *name`; `x-…` keys are ignored"),
+        ("defaults", "repeat parts with an anchor and `<<: *name`; `x-…` keys are ignored"),
+    ],
+    ignored_prefix: Some("x-"),
+    ..keys(
+        "the manifest",
+        &[
+            key("on", &ON, "What starts a run. Default: every push, tag and pull request."),
+            key("env", &ENV, "Environment variables of every step."),
+            required("jobs", &JOBS, "The jobs, by name; at least one."),
+        ],
+    )
+});
+
+static JOBS: Shape = Shape::Filled(&Shape::Each("a job's name", &Shape::Map(&JOB)));
+static ENV: Shape = Shape::Each("a variable", &Shape::Scalar);
+static TEXT: Shape = Shape::Text("a text");
+static NAME: Shape = Shape::Text("a name");
+static COMMAND: Shape = Shape::Text("a command");
+static PATH: Shape = Shape::Text("a path");
+static PATTERN: Shape = Shape::Text("a pattern");
+static NAMES: Shape = Shape::Many(&NAME);
+static PATTERNS: Shape = Shape::Many(&PATTERN);
+static SHELL: Shape = Shape::Words("a shell", &["sh", "bash"]);
+
+static ON: Shape = Shape::Either(&[Shape::Map(&TRIGGERS), Shape::Many(&TRIGGER)]);
+static TRIGGER: Shape = Shape::Words("a trigger", TRIGGER_WORDS);
+pub static TRIGGER_WORDS: &[&str] = &["push", "pull_request", "tag", "manual"];
+
+static TRIGGERS: Keys = Keys {
+    foreign: &[
+        ("pull-request", "write `pull_request`"),
+        ("merge_request", "write `pull_request`"),
+        ("workflow_dispatch", "write `manual`"),
+        ("cron", "write `schedule: { cron: \"0 4 * * *\" }`"),
+        ("branches", "write `push: { branches: […] }`"),
+        ("tags", "write `tag: [\"v*\"]`"),
+        ("release", "write `tag: [\"v*\"]`"),
+    ],
+    ..keys(
+        "`on`",
+        &[
+            key("push", &PUSH, "A branch moved or appeared."),
+            key("pull_request", &PULL_REQUEST, "A pull request was opened or changed."),
+            key("tag", &TAG, "A tag appeared or moved; patterns of its name."),
+            key("schedule", &SCHEDULE, "At certain times. Has no effect yet in this version."),
+            key("manual", &MANUAL, "A person starts it; always possible."),
+        ],
+    )
+};
+
+static PUSH: Shape = Shape::Either(&[
+    Shape::Nothing,
+    Shape::Bool,
+    Shape::Map(&Keys {
+        foreign: &[
+            ("tags", "a tag is a trigger of its own: `on: { tag: [\"v*\"] }`"),
+            ("branches-ignore", "write patterns with `!`, as in `branches: [\"!dependabot/**\"]`"),
+            ("paths-ignore", "write patterns with `!`, as in `paths: [\"!docs/**\"]`"),
+            ("branches_ignore", "write patterns with `!`, as in `branches: [\"!dependabot/**\"]`"),
+            ("paths_ignore", "write patterns with `!`, as in `paths: [\"!docs/**\"]`"),
+            ("branch", "write `branches`"),
+        ],
+        ..keys(
+            "`push`",
+            &[
+                key("branches", &PATTERNS, "Patterns of branches; `!` excludes."),
+                key("paths", &PATTERNS, "Patterns of changed paths; `!` excludes."),
+            ],
+        )
+    }),
+]);
+
+static PULL_REQUEST: Shape = Shape::Either(&[
+    Shape::Nothing,
+    Shape::Bool,
+    Shape::Map(&keys(
+        "`pull_request`",
+        &[
+            key("branches", &PATTERNS, "Patterns of the branch to merge into; `!` excludes."),
+            key("paths", &PATTERNS, "Patterns of changed paths; `!` excludes."),
+        ],
+    )),
+]);
+
+static TAG: Shape = Shape::Either(&[
+    Shape::Nothing,
+    Shape::Bool,
+    Shape::Map(&keys(
+        "`tag`",
+        &[key("names", &PATTERNS, "Patterns of the tag's name; `!` excludes.")],
+    )),
+    Shape::Many(&PATTERN),
+]);
+
+static SCHEDULE: Shape = Shape::Many(&Shape::Map(&keys(
+    "`schedule`",
+    &[
+        required("cron", &Shape::Text("five fields as in crontab"), "As in crontab: `0 4 * * *`."),
+        key("timezone", &NAME, "As in `Europe/Oslo`; default UTC."),
+    ],
+)));
+
+static MANUAL: Shape = Shape::Either(&[
+    Shape::Nothing,
+    Shape::Bool,
+    Shape::Map(&keys(
+        "`manual`",
+        &[key("inputs", &INPUTS, "Values that a person gives when starting a run.")],
+    )),
+]);
+
+static INPUTS: Shape = Shape::Each(
+    "an input",
+    &Shape::Either(&[
+        Shape::Nothing,
+        Shape::Map(&keys(
+            "an input",
+            &[
+                key(
+                    "type",
+                    &Shape::Words("a type", &["text", "choice", "boolean", "number"]),
+                    "Default: text, or choice when there are options.",
+                ),
+                key("options", &Shape::List(&Shape::Scalar), "What a choice can be."),
+                key("default", &Shape::Scalar, "The value when none is given."),
+                key("required", &Shape::Bool, "A run by hand must give it."),
+                key("description", &TEXT, "Shown beside the input."),
+            ],
+        )),
+    ]),
+);
+
+static JOB: Keys = Keys {
+    foreign: &[
+        ("script", "write `steps`"),
+        ("run", "write `steps`"),
+        ("commands", "write `steps`"),
+        ("command", "write `steps`"),
+        ("before_script", "write it as the first of the `steps`"),
+        ("after_script", "write it as the last of the `steps`, with `always: true`"),
+        ("stage", "the order of jobs comes from their `needs`"),
+        ("depends_on", "write `needs`"),
+        ("dependencies", "write `needs`"),
+        ("requires", "write `needs`"),
+        ("runs-on", "write `labels`"),
+        ("runs_on", "write `labels`"),
+        ("tags", "write `labels`"),
+        ("when", "write `if`"),
+        ("only", "write `if`, as in `if: branch == \"main\"`"),
+        ("except", "write `if`, as in `if: branch != \"main\"`"),
+        ("rules", "write `if`"),
+        ("condition", "write `if`"),
+        ("container", "write `image`"),
+        ("environment", "write `env`"),
+        ("variables", "write `env`"),
+        ("strategy", "write `matrix`"),
+        ("timeout-minutes", "write `timeout: 10m`"),
+        ("continue-on-error", "write `allow_failure`"),
+        ("allow-failure", "write `allow_failure`"),
+        ("concurrency", "write `lock`"),
+        ("working-directory", "write `directory`"),
+        ("name", "a job's name is its key"),
+    ],
+    ..keys(
+        "a job",
+        &[
+            key("needs", &NAMES, "Jobs that must have succeeded before; their files are seen."),
+            key("if", &CONDITION, "Runs only when this holds, as in `branch == \"main\"`."),
+            key("matrix", &MATRIX, "Runs once for each combination of values."),
+            key("image", &NAME, "The container image of the steps; none: on the host."),
+            key("services", &SERVICES, "Containers beside the job."),
+            key("ssh", &NAME, "Runs the steps on this host: `user@host`."),
+            key("labels", &NAMES, "Labels that an agent must have."),
+            key("env", &ENV, "Environment variables of every step."),
+            key("shell", &SHELL, "The shell of steps that name none; default `sh`."),
+            key("directory", &PATH, "Where steps run, relative to the repository's root."),
+            required("steps", &STEPS, "Commands, run in order until one fails."),
+            key("timeout", &Shape::Duration, "Of all steps together; default 6h."),
+            key("retry", &RETRY, "How many attempts in all, and after what."),
+            key("always", &Shape::Bool, "Runs also when needs have failed."),
+            key("allow_failure", &Shape::Bool, "Its failure makes the run a warning."),
+            key("artifacts", &ARTIFACTS, "Files to keep: patterns of paths."),
+            key("secrets", &NAMES, "Secrets given as variables of the same name, and masked."),
+            key("outputs", &NAMES, "Values that steps write to `$KILN_OUTPUT` for later jobs."),
+            key("lock", &LOCK, "Not at the same time as other holders of the lock."),
+            key("approve", &APPROVE, "Waits until one of these people approves."),
+            key("priority", &Shape::Int { min: -100, max: 100 }, "Higher goes first."),
+            key("inputs", &PATTERNS, "What it reads. Has no effect yet in this version."),
+            key("cache", &PATHS, "Files to find again. Has no effect yet in this version."),
+        ],
+    )
+};
+
+static PATHS: Shape = Shape::Many(&PATH);
+static CONDITION: Shape = Shape::Either(&[Shape::Bool, Shape::Text("a condition")]);
+static STEPS: Shape = Shape::Filled(&Shape::Many(&STEP));
+static STEP: Shape = Shape::Either(&[COMMAND_SHAPE, Shape::Map(&STEP_KEYS)]);
+const COMMAND_SHAPE: Shape = Shape::Text("a command");
+
+static STEP_KEYS: Keys = Keys {
+    foreign: &[
+        ("if", "conditions belong to jobs: move the step to a job of its own"),
+        ("when", "conditions belong to jobs: move the step to a job of its own"),
+        ("uses", "steps are commands; there are no actions"),
+        ("with", "give values as `env`"),
+        ("script", "write `run`"),
+        ("command", "write `run`"),
+        ("commands", "write `run`"),
+        ("working-directory", "write `directory`"),
+        ("timeout-minutes", "write `timeout: 10m`"),
+        ("continue-on-error", "end the command with `|| true`"),
+        ("allow_failure", "end the command with `|| true`"),
+        ("environment", "write `env`"),
+        ("image", "an image belongs to a job"),
+    ],
+    ..keys(
+        "a step",
+        &[
+            key("name", &NAME, "Shown for the step; default its first line."),
+            required("run", &RUN, "A script for the shell, or a program and its arguments."),
+            key("env", &ENV, "Environment variables of this step."),
+            key("directory", &PATH, "Where it runs, relative to the repository's root."),
+            key("shell", &SHELL, "The shell that runs it; default `sh`."),
+            key("timeout", &Shape::Duration, "How long it may run."),
+            key("always", &Shape::Bool, "Runs also when an earlier step has failed."),
+        ],
+    )
+};
+
+static RUN: Shape = Shape::Either(&[COMMAND_SHAPE, Shape::Filled(&Shape::List(&Shape::Scalar))]);
+
+static MATRIX: Shape = Shape::Filled(&Shape::Map(&Keys {
+    others: Some(&Shape::Filled(&Shape::Many(&Shape::Scalar))),
+    ..keys(
+        "`matrix`",
+        &[
+            key("include", &COMBINATIONS, "Combinations to add or to extend."),
+            key("exclude", &COMBINATIONS, "Combinations to leave out."),
+        ],
+    )
+}));
+static COMBINATIONS: Shape = Shape::Many(&Shape::Each("an axis", &Shape::Scalar));
+
+static SERVICES: Shape =
+    Shape::Each("a service", &Shape::Either(&[Shape::Text("an image"), Shape::Map(&SERVICE)]));
+static SERVICE: Keys = Keys {
+    foreign: &[("environment", "write `env`"), ("healthcheck", "write `ready: pg_isready`")],
+    ..keys(
+        "a service",
+        &[
+            required("image", &NAME, "The container image."),
+            key("env", &ENV, "Its environment variables."),
+            key("ready", &COMMAND, "A command that succeeds when the service can be used."),
+            key("command", &Shape::List(&Shape::Scalar), "A program and its arguments."),
+        ],
+    )
+};
+
+static RETRY: Shape = Shape::Either(&[
+    ATTEMPTS,
+    Shape::Map(&keys(
+        "`retry`",
+        &[
+            required("attempts", &ATTEMPTS, "How many attempts in all."),
+            key("on", &RETRY_ON, "After what; default anything that went wrong."),
+        ],
+    )),
+]);
+const ATTEMPTS: Shape = Shape::Int { min: 1, max: ATTEMPTS_MAX as i64 };
+static RETRY_ON: Shape =
+    Shape::Many(&Shape::Words("a kind of trouble", &["failed", "timeout", "lost", "error"]));
+
+static ARTIFACTS: Shape = Shape::Many(&Shape::Either(&[
+    Shape::Text("a path"),
+    Shape::Map(&keys(
+        "an artifact",
+        &[
+            required("path", &PATH, "A pattern, relative to the repository's root."),
+            key("optional", &Shape::Bool, "Matching nothing is not a failure."),
+        ],
+    )),
+]));
+
+static LOCK: Shape = Shape::Either(&[
+    Shape::Text("a name"),
+    Shape::Map(&keys(
+        "`lock`",
+        &[
+            key("name", &NAME, "The lock."),
+            key("any", &NAMES, "Several locks, of which one is held."),
+            key(
+                "limit",
+                &Shape::Int { min: 1, max: 1_000_000 },
+                "How many may hold one lock at once; default 1.",
+            ),
+        ],
+    )),
+]);
+
+static APPROVE: Shape = Shape::Either(&[
+    Shape::Bool,
+    Shape::Map(&keys("`approve`", &[required("by", &NAMES, "People or teams.")])),
+    Shape::Many(&NAME),
+]);

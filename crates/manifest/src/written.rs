@@ -1,0 +1,130 @@
+//! What a manifest says, in any format, before anything is made of it.
+//!
+//! Every text keeps its place. Nothing here is checked against anything else: a need is a word, a
+//! condition is a text, a matrix is its axes.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use kiln_model::plan::RetryOn;
+
+use crate::node::{Spanned, Text};
+
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Absent: the default triggers.
+    pub on: Option<On>,
+    /// What a person can give when starting a run by hand.
+    pub inputs: Vec<Input>,
+    pub env: Vec<(Text, Text)>,
+    pub jobs: Vec<Job>,
+}
+
+/// Which triggers are wanted.
+#[derive(Debug, Default)]
+pub struct On {
+    pub push: Option<Filter>,
+    pub pull_request: Option<Filter>,
+    pub tag: Option<Filter>,
+    /// As in crontab.
+    pub schedule: Vec<Text>,
+}
+
+/// Patterns of names (branches, base branches or tags) and of changed paths; none: all.
+#[derive(Debug, Default)]
+pub struct Filter {
+    pub names: Vec<Text>,
+    pub paths: Vec<Text>,
+}
+
+#[derive(Debug)]
+pub struct Input {
+    pub name: Text,
+    pub kind: InputKind,
+    pub options: Vec<Text>,
+    pub default: Option<Text>,
+    pub required: bool,
+    pub description: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputKind {
+    Text,
+    Choice,
+    Boolean,
+    Number,
+}
+
+#[derive(Debug)]
+pub struct Job {
+    pub name: Text,
+    pub needs: Vec<Text>,
+    pub condition: Option<Text>,
+    pub matrix: Option<Matrix>,
+    pub always: bool,
+    pub allow_failure: bool,
+    pub image: Option<Text>,
+    pub ssh: Option<Text>,
+    pub labels: Vec<Text>,
+    pub env: Vec<(Text, Text)>,
+    pub steps: Vec<Step>,
+    /// Of a step that says nothing else.
+    pub shell: Option<String>,
+    pub directory: Option<Text>,
+    pub timeout: Option<Duration>,
+    pub retry: Option<(u32, Vec<RetryOn>)>,
+    /// With whether it is optional.
+    pub artifacts: Vec<(Text, bool)>,
+    pub secrets: Vec<Text>,
+    pub lock: Option<Lock>,
+    pub outputs: Vec<Text>,
+    pub inputs: Vec<Text>,
+    pub cache: Vec<Text>,
+    pub services: Vec<Service>,
+    pub approve: Option<Vec<Text>>,
+    pub priority: i32,
+}
+
+#[derive(Debug)]
+pub struct Matrix {
+    pub span: Range<usize>,
+    pub axes: Vec<(Text, Vec<Text>)>,
+    pub include: Vec<Combination>,
+    pub exclude: Vec<Combination>,
+}
+
+/// Some axes, each with one value.
+pub type Combination = Spanned<Vec<(Text, Text)>>;
+
+#[derive(Debug)]
+pub struct Step {
+    pub span: Range<usize>,
+    pub name: Option<Text>,
+    pub run: Run,
+    pub env: Vec<(Text, Text)>,
+    pub shell: Option<String>,
+    pub directory: Option<Text>,
+    pub timeout: Option<Duration>,
+    pub always: bool,
+}
+
+#[derive(Debug)]
+pub enum Run {
+    Script(Text),
+    Argv(Vec<Text>),
+}
+
+#[derive(Debug)]
+pub struct Lock {
+    pub any: Vec<Text>,
+    pub limit: u32,
+}
+
+#[derive(Debug)]
+pub struct Service {
+    pub name: Text,
+    pub image: Text,
+    pub env: Vec<(Text, Text)>,
+    pub ready: Option<Text>,
+    pub command: Option<Vec<Text>>,
+}

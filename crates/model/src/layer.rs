@@ -1,0 +1,76 @@
+//! Immutable trees and what names them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A SHA-256 as 64 hexadecimal digits: names an object by its content.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(String);
+
+/// A text that is no digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not 64 lower-case hexadecimal digits")]
+pub struct NotADigest(String);
+
+impl Digest {
+    pub fn new(text: impl Into<String>) -> Result<Self, NotADigest> {
+        let text = text.into();
+        let hex = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if hex && text.len() == 64 { Ok(Self(text)) } else { Err(NotADigest(text)) }
+    }
+
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = NotADigest;
+    fn try_from(text: String) -> Result<Self, NotADigest> {
+        Self::new(text)
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.0
+    }
+}
+
+/// Which layer, on the machine that made it. Digests come later, only when another machine asks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "id")]
+pub enum LayerId {
+    /// The files of one git tree, named by the tree's id.
+    Source(String),
+    /// What one attempt wrote, named by [`crate::AttemptId`].
+    Attempt(String),
+}
+
+/// The files that a run starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Source {
+    /// One commit of a repository.
+    Git { commit: String, tree: String },
+    /// A working tree as it is, for `kiln run`. Never written to.
+    WorkingTree { path: std::path::PathBuf },
+}

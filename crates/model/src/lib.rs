@@ -1,0 +1,30 @@
+//! The nouns of kiln. No I/O, no async, no clock.
+//!
+//! What is stored and sent as it is (plans, events, triggers) derives serde here, with a version;
+//! rows of a database and bodies of requests live with whoever owns them.
+//!
+//! Modules stand in the order in which a run meets them.
+
+pub mod artifact;
+pub mod condition;
+pub mod event;
+pub mod id;
+pub mod layer;
+pub mod limit;
+pub mod log;
+pub mod name;
+pub mod outcome;
+pub mod pattern;
+pub mod plan;
+pub mod reason;
+pub mod state;
+pub mod trigger;
+
+pub use event::{Event, EventKind};
+pub use id::{AgentId, AttemptId, Epoch, JobIndex, LeaseId, ProjectId, RunId, RunNumber};
+pub use name::{JobName, ProjectName};
+pub use outcome::{Exit, Outcome};
+pub use plan::{Job, Plan, Step};
+pub use reason::Reason;
+pub use state::{JobState, RunState};
+pub use trigger::{Trigger, TriggerKind};

@@ -1,0 +1,404 @@
+//! A run's jobs, fully resolved, with their needs. Frozen with the run.
+//!
+//! Always, once [`Plan::check`] has passed: every need points to a job of the plan, there is no
+//! cycle, names are unique, every job has at least one step. A plan is only made by a resolver that
+//! checked it, and is checked again when it is read back.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::condition::Condition;
+use crate::id::JobIndex;
+use crate::name::JobName;
+
+/// The version of the frozen form. A reader refuses a higher one.
+pub const PLAN_VERSION: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub version: u32,
+    /// Where it was written, relative to the repository's root.
+    pub manifest: String,
+    /// The values of the manifest's inputs for this run, defaults filled in. Given to the steps as
+    /// `KILN_INPUT_<NAME>`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, InputValue>,
+    /// In written order; matrix instances in the order of their axes.
+    pub jobs: Vec<Job>,
+}
+
+/// The value of an input, of the type that the manifest declares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum InputValue {
+    Boolean(bool),
+    Number(i64),
+    /// Also a choice.
+    Text(String),
+}
+
+impl fmt::Display for InputValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean(value) => write!(f, "{value}"),
+            Self::Number(value) => write!(f, "{value}"),
+            Self::Text(value) => f.write_str(value),
+        }
+    }
+}
+
+/// A node of the plan: what one agent takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    pub name: JobName,
+    /// The name as written; instances of one matrix share it.
+    pub group: JobName,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub matrix: BTreeMap<String, String>,
+    /// Positions in [`Plan::jobs`], in declared order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<JobIndex>,
+    /// `if:`. What could be decided when planning is decided; the rest waits for the run.
+    #[serde(default, rename = "if", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<Condition>,
+    /// Runs also when needs have failed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub always: bool,
+    /// Its failure makes the run `warning`, not `failed`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub allow_failure: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// `user@host` of the ssh executor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<String>,
+    /// Labels that an agent must have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// The plan's and the job's variables, later ones over earlier ones.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    pub steps: Vec<Step>,
+    /// Of all steps together.
+    #[serde(with = "millis")]
+    pub timeout: Duration,
+    #[serde(default)]
+    pub retry: Retry,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<ArtifactRule>,
+    /// Names of secrets, given to the steps as variables of the same name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
+    /// Names of the values that its steps promise to give.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<String>,
+    /// Globs of what it reads; empty: everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cache: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, Service>,
+    /// Who may approve; the job waits for one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approve: Option<Vec<String>>,
+    /// Higher goes first; -100 to 100.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i32,
+}
+
+/// One command of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub name: String,
+    pub run: Command,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Relative to the workspace's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// Runs also when an earlier step has failed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub always: bool,
+}
+
+/// What a step runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// A script, by the shell, which stops at the first error. `shell` is `sh` or `bash`.
+    Shell { script: String, shell: String },
+    /// A program and its arguments, as they are.
+    Argv { argv: Vec<String> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// How many attempts in all; 1: no retry.
+    pub attempts: u32,
+    /// What is worth another attempt.
+    pub on: Vec<RetryOn>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 1, on: Vec::new() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryOn {
+    /// A step ended with an exit code or a signal.
+    Failed,
+    Timeout,
+    /// The agent went away.
+    Lost,
+    /// kiln's own trouble.
+    Error,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactRule {
+    /// Relative to the workspace; `*` within a name, `**` across folders. A folder means its files.
+    pub glob: String,
+    /// Matching nothing is not a failure.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub optional: bool,
+}
+
+/// A semaphore of the project. The holder keeps it from lease to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// One of these is held; with one name, that one.
+    pub any: Vec<String>,
+    /// How many may hold one name at once.
+    pub limit: u32,
+}
+
+/// A container beside the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub image: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// A command that succeeds when the service can be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+}
+
+/// Why a plan cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("the plan has version {0}; this kiln reads up to {PLAN_VERSION}")]
+    Version(u32),
+    #[error("job `{0}` occurs twice")]
+    Twice(JobName),
+    #[error("job `{0}` has no step")]
+    NoStep(JobName),
+    #[error("job `{job}` needs job {need}, and the plan has {n_jobs} jobs")]
+    UnknownNeed { job: JobName, need: JobIndex, n_jobs: usize },
+    #[error("the jobs need each other in a circle: {}", .0.join(" -> "))]
+    Cycle(Vec<String>),
+}
+
+impl Plan {
+    pub fn job(&self, at: JobIndex) -> &Job {
+        &self.jobs[at.at()]
+    }
+
+    pub fn indices(&self) -> impl Iterator<Item = JobIndex> + use<> {
+        (0..u32::try_from(self.jobs.len()).unwrap_or(u32::MAX)).map(JobIndex)
+    }
+
+    /// Finds a job by its name.
+    pub fn find(&self, name: &str) -> Option<JobIndex> {
+        self.indices().find(|at| self.job(*at).name.as_str() == name)
+    }
+
+    /// The promises of the module's header.
+    pub fn check(&self) -> Result<(), PlanError> {
+        if self.version > PLAN_VERSION {
+            return Err(PlanError::Version(self.version));
+        }
+        let mut names = HashSet::new();
+        for job in &self.jobs {
+            if !names.insert(&job.name) {
+                return Err(PlanError::Twice(job.name.clone()));
+            }
+            if job.steps.is_empty() {
+                return Err(PlanError::NoStep(job.name.clone()));
+            }
+            if let Some(&need) = job.needs.iter().find(|need| need.at() >= self.jobs.len()) {
+                let (job, n_jobs) = (job.name.clone(), self.jobs.len());
+                return Err(PlanError::UnknownNeed { job, need, n_jobs });
+            }
+        }
+        match self.cycle() {
+            Some(cycle) => {
+                let name = |at: JobIndex| self.job(at).name.to_string();
+                Err(PlanError::Cycle(cycle.into_iter().map(name).collect()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A circle of needs, its first job repeated at the end, if there is one.
+    pub fn cycle(&self) -> Option<Vec<JobIndex>> {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            New,
+            OnPath,
+            Done,
+        }
+        let mut marks = vec![Mark::New; self.jobs.len()];
+        // An explicit stack: a chain of 10,000 jobs must not overflow the thread's.
+        for start in self.indices() {
+            let mut path = vec![(start, 0)];
+            while let Some((at, next)) = path.pop() {
+                if next == 0 && marks[at.at()] != Mark::New {
+                    continue;
+                }
+                marks[at.at()] = Mark::OnPath;
+                match self.job(at).needs.get(next) {
+                    None => marks[at.at()] = Mark::Done,
+                    Some(&need) => {
+                        path.push((at, next + 1));
+                        if marks[need.at()] == Mark::OnPath {
+                            let from = path.iter().position(|(job, _)| *job == need)?;
+                            let mut circle: Vec<_> = path[from..].iter().map(|p| p.0).collect();
+                            circle.push(need);
+                            return Some(circle);
+                        }
+                        path.push((need, 0));
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_zero(value: &i32) -> bool {
+    *value == 0
+}
+
+/// Durations in milliseconds.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+mod optional_millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(span: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        match span {
+            Some(span) => super::millis::serialize(span, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_millis))
+    }
+}
+
+impl Job {
+    /// A job of one shell command and defaults everywhere else.
+    pub fn sample(name: &str, script: &str) -> Self {
+        let name = JobName::new(name).expect("callers give a lawful name");
+        Self {
+            group: name.clone(),
+            name,
+            matrix: BTreeMap::new(),
+            needs: Vec::new(),
+            condition: None,
+            always: false,
+            allow_failure: false,
+            image: None,
+            ssh: None,
+            labels: Vec::new(),
+            env: BTreeMap::new(),
+            steps: vec![Step {
+                name: script.to_owned(),
+                run: Command::Shell { script: script.to_owned(), shell: "sh".to_owned() },
+                env: BTreeMap::new(),
+                directory: None,
+                timeout: None,
+                always: false,
+            }],
+            timeout: crate::limit::JOB_TIMEOUT,
+            retry: Retry::default(),
+            artifacts: Vec::new(),
+            secrets: Vec::new(),
+            lock: None,
+            outputs: Vec::new(),
+            inputs: Vec::new(),
+            cache: Vec::new(),
+            services: BTreeMap::new(),
+            approve: None,
+            priority: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(needs: &[&[u32]]) -> Plan {
+        let job = |(at, needs): (usize, &&[u32])| Job {
+            needs: needs.iter().copied().map(JobIndex).collect(),
+            ..Job::sample(&format!("j{at}"), "true")
+        };
+        Plan {
+            version: PLAN_VERSION,
+            manifest: ".kiln.yml".into(),
+            inputs: BTreeMap::new(),
+            jobs: needs.iter().enumerate().map(job).collect(),
+        }
+    }
+
+    #[test]
+    fn a_cycle_is_named_in_full() {
+        let names = |n: &[&str]| n.iter().map(|n| (*n).to_owned()).collect();
+        assert_eq!(
+            plan(&[&[], &[0, 3], &[1], &[2]]).check(),
+            Err(PlanError::Cycle(names(&["j1", "j3", "j2", "j1"])))
+        );
+        assert_eq!(plan(&[&[0]]).check(), Err(PlanError::Cycle(names(&["j0", "j0"]))));
+        assert_eq!(plan(&[&[], &[0], &[0], &[1, 2]]).check(), Ok(()));
+    }
+
+    #[test]
+    fn a_plan_survives_json() {
+        let plan = plan(&[&[], &[0]]);
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+    }
+}

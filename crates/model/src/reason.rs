@@ -1,0 +1,105 @@
+//! Why something is as it is. Every skip, wait, cancel and failure carries one.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Exit;
+
+/// Why a job or a run is in its state. Shown as one sentence; `kiln why` adds the trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "why")]
+pub enum Reason {
+    /// Waits for these jobs.
+    Needs {
+        jobs: Vec<String>,
+    },
+    /// All needs are met; no agent has taken it yet.
+    NoAgent,
+    /// Waits for a lock that others hold.
+    Lock {
+        lock: String,
+        held_by: String,
+    },
+    /// Waits for a person.
+    Approval,
+    /// Its `if` is false. `trace` shows the value of each part.
+    Condition {
+        condition: String,
+        trace: String,
+    },
+    /// A need did not succeed.
+    NeedNotMet {
+        job: String,
+        state: String,
+    },
+    CancelAsked {
+        by: String,
+    },
+    /// A step failed.
+    Step {
+        step: u32,
+        name: String,
+        exit: Exit,
+    },
+    JobTimedOut {
+        after_ms: u64,
+    },
+    /// kiln's own trouble.
+    Error {
+        message: String,
+    },
+    AgentLost {
+        message: String,
+    },
+    /// The run has no plan: its manifest is missing or wrong.
+    NoPlan {
+        message: String,
+    },
+    /// Nothing in the run had to be done.
+    AllSkipped,
+    /// The run's jobs that decided its state.
+    Jobs {
+        jobs: Vec<String>,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Needs { jobs } => write!(f, "waits for {}", list(jobs)),
+            Self::NoAgent => f.write_str("waits for a free agent"),
+            Self::Lock { lock, held_by } => {
+                write!(f, "waits for the lock `{lock}`, which {held_by} holds")
+            }
+            Self::Approval => f.write_str("waits for approval"),
+            Self::Condition { condition, .. } => write!(f, "its condition `{condition}` is false"),
+            Self::NeedNotMet { job, state } => write!(f, "its need `{job}` is {state}"),
+            Self::CancelAsked { by } => write!(f, "cancelled by {by}"),
+            Self::Step { step, name, exit } => {
+                write!(f, "step {} `{name}` ended with {exit}", step + 1)
+            }
+            Self::JobTimedOut { after_ms } => {
+                let after = std::time::Duration::from_millis(*after_ms);
+                write!(f, "the job timed out after {}", kiln_stdx::duration::show(after))
+            }
+            Self::Error { message } => write!(f, "could not run: {message}"),
+            Self::AgentLost { message } => write!(f, "its agent was lost: {message}"),
+            Self::NoPlan { message } => write!(f, "no plan: {message}"),
+            Self::AllSkipped => f.write_str("every job was skipped"),
+            Self::Jobs { jobs } => f.write_str(&list(jobs)),
+        }
+    }
+}
+
+/// `` `a` ``, `` `a` and `b` ``, `` `a`, `b` and 3 more ``.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let quoted: Vec<String> = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect();
+    match (quoted.split_last(), names.len()) {
+        (None, _) => "nothing".to_owned(),
+        (Some((last, [])), _) => last.clone(),
+        (Some(_), n) if n > SHOWN => format!("{} and {} more", quoted.join(", "), n - SHOWN),
+        (Some((last, rest)), _) => format!("{} and {last}", rest.join(", ")),
+    }
+}

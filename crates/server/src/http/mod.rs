@@ -1,0 +1,22 @@
+//! HTTP: who may ask, what they ask, and the answer.
+//!
+//! [`router`] has every route. A handler is the question of one noun: it reads its arguments, calls
+//! `view` (to see) or `ask` (to do) and answers with a type of `kiln_api::user`.
+
+mod router;
+mod guard;
+mod error;
+mod extract;
+mod push;
+mod project;
+mod run;
+mod job;
+mod log;
+mod log_stream;
+mod artifact;
+mod live;
+mod sse;
+mod file;
+
+pub use error::Error;
+pub use router::{private, public};

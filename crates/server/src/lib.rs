@@ -1,0 +1,19 @@
+//! The server: runs, the reconcilers that start them, and the HTTP by which they are seen.
+//!
+//! Modules stand in the order in which a push meets them.
+
+pub mod state;
+pub mod hook;
+pub mod report;
+pub mod reconcile;
+pub mod mirrors;
+pub mod secret;
+pub mod runs;
+pub mod view;
+pub mod ask;
+pub mod http;
+pub mod web;
+pub mod serve;
+
+pub use serve::{ServeError, Server};
+pub use state::{App, ServeOptions};

@@ -1,0 +1,166 @@
+//! What an agent is told about its job: environment, secrets, layers, places.
+
+use std::collections::BTreeMap;
+
+use kiln_api::agent::Assignment;
+use kiln_engine::run::Run;
+use kiln_model::layer::Source;
+use kiln_model::{Exit, LeaseId, Plan, Trigger};
+use kiln_stdx::Secret;
+use kiln_store::StoreError;
+
+use super::live::Live;
+use super::{Runs, attempt_of, lock};
+
+/// Why a job that was leased cannot be handed over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AssignError {
+    #[error("the secret `{name}` is not set; set it with `kiln secret set {project} {name}`")]
+    NoSecret { name: String, project: String },
+    #[error(transparent)]
+    Secret(#[from] crate::secret::SecretError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Runs {
+    pub(super) async fn assignment(
+        &self,
+        live: &Live,
+        lease: LeaseId,
+    ) -> Result<Assignment, AssignError> {
+        let at = lease.attempt.job;
+        let (job, env, layers, started_at, steps_done) = {
+            let run = lock(&live.run);
+            let plan = run.plan.clone().expect("a leased job has a plan");
+            let attempt = attempt_of(&run, lease.attempt);
+            (
+                plan.job(at).clone(),
+                environment(live, &run, &plan, lease),
+                run.layers_below(at),
+                attempt.and_then(|attempt| attempt.started_at),
+                attempt.map_or_else(Vec::new, |attempt| {
+                    attempt.steps.iter().map_while(|step| step.exit.clone()).collect::<Vec<Exit>>()
+                }),
+            )
+        };
+        let secrets = self.secrets_for(live, &job.secrets).await?;
+        let mirror = match live.row.source {
+            Source::Git { .. } => Some(self.places().mirror(live.row.project)),
+            Source::WorkingTree { .. } => None,
+        };
+        Ok(Assignment {
+            lease,
+            project: live.row.project_name.clone(),
+            number: live.row.number,
+            job,
+            trigger: live.row.trigger.clone(),
+            env,
+            secrets,
+            source: live.row.source.clone(),
+            mirror,
+            layers,
+            log: self.logs().path(lease.attempt),
+            objects: self.places().objects(),
+            started_at,
+            steps_done,
+        })
+    }
+
+    /// The values of these secrets: given for the run, else the project's, else everyone's.
+    async fn secrets_for(
+        &self,
+        live: &Live,
+        names: &[String],
+    ) -> Result<BTreeMap<String, Secret<String>>, AssignError> {
+        let mut secrets = BTreeMap::new();
+        for name in names {
+            let given = lock(&self.inner.given).get(&live.id).and_then(|all| all.get(name).cloned());
+            let value = match given {
+                Some(value) => value,
+                None => self.stored_secret(live, name).await?,
+            };
+            secrets.insert(name.clone(), value);
+        }
+        Ok(secrets)
+    }
+
+    async fn stored_secret(&self, live: &Live, name: &str) -> Result<Secret<String>, AssignError> {
+        if let Some(sealed) = self.store().secret(live.row.project, name).await? {
+            // The store gives the project's own, else everyone's; only one of the two opens it.
+            let own = self.secrets().open(Some(live.row.project), name, &sealed);
+            return Ok(own.or_else(|_| self.secrets().open(None, name, &sealed))?);
+        }
+        let project = live.row.project_name.to_string();
+        Err(AssignError::NoSecret { name: name.to_owned(), project })
+    }
+}
+
+/// The variables that kiln gives, under the ones that the manifest gives. A manifest cannot set
+/// `KILN_*`, so the two never meet.
+fn environment(live: &Live, run: &Run, plan: &Plan, lease: LeaseId) -> BTreeMap<String, String> {
+    let at = lease.attempt.job;
+    let job = plan.job(at);
+    let mut env = job.env.clone();
+    let mut set = |key: String, value: String| {
+        // The kernel's strings end at NUL; a value with one could not be passed on.
+        env.insert(key, value.replace('\0', ""));
+    };
+    for key in ["CI", "KILN"] {
+        set(key.into(), "true".into());
+    }
+    set("KILN_PROJECT".into(), live.row.project_name.to_string());
+    set("KILN_RUN".into(), live.row.number.to_string());
+    set("KILN_JOB".into(), job.name.to_string());
+    set("KILN_TRY".into(), lease.attempt.attempt.to_string());
+    of_trigger(&live.row.trigger, &mut set);
+    for (name, value) in &plan.inputs {
+        set(format!("KILN_INPUT_{}", variable(name)), value.to_string());
+    }
+    for (axis, value) in &job.matrix {
+        set(format!("KILN_MATRIX_{}", variable(axis)), value.clone());
+    }
+    for (need, name, value) in run.needs_outputs(at) {
+        let key = format!("KILN_NEEDS_{}_{}", variable(need.as_str()), variable(&name));
+        set(key, value);
+    }
+    if let Some(held) = attempt_of(run, lease.attempt).and_then(|attempt| attempt.lock.clone()) {
+        set("KILN_LOCK".into(), held);
+    }
+    env
+}
+
+fn of_trigger(trigger: &Trigger, set: &mut impl FnMut(String, String)) {
+    set("KILN_EVENT".into(), trigger.kind.to_string());
+    set("KILN_COMMIT".into(), trigger.commit.clone());
+    set("KILN_TITLE".into(), trigger.title.clone());
+    set("KILN_AUTHOR".into(), trigger.author.clone());
+    let optional = [
+        ("KILN_BRANCH", trigger.branch.clone()),
+        ("KILN_TAG", trigger.tag.clone()),
+        ("KILN_BEFORE", trigger.before.clone()),
+        ("KILN_ACTOR", trigger.actor.clone()),
+        ("KILN_PULL_REQUEST", trigger.pull_request.as_ref().map(|pull| pull.number.to_string())),
+        ("KILN_BASE", trigger.pull_request.as_ref().map(|pull| pull.base.clone())),
+    ];
+    for (key, value) in optional {
+        if let Some(value) = value {
+            set(key.into(), value);
+        }
+    }
+}
+
+/// A name as part of a variable's name: upper case, everything but letters and digits as `_`.
+fn variable(name: &str) -> String {
+    let part = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    name.chars().map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_become_lawful_variable_names() {
+        assert_eq!(super::variable("db-version.x"), "DB_VERSION_X");
+        assert_eq!(super::variable("test:15"), "TEST_15");
+    }
+}

@@ -1,0 +1,85 @@
+//! One run in memory: the fold of its events, and what of it never changes.
+
+use std::sync::{Arc, Mutex};
+
+use kiln_engine::run::{Action, Run};
+use kiln_model::{Event, EventKind, JobIndex, RunId};
+use kiln_store::{Append, JobRow, RunRow, RunUpdate, Store, StoreError};
+
+/// A run that is being driven or was looked at lately.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub id: RunId,
+    /// As it was when it was loaded; what changes is read from `run`.
+    pub row: RunRow,
+    pub run: Mutex<Run>,
+}
+
+/// Reads a run and folds its events.
+pub(super) async fn load(store: &Store, row: RunRow) -> Result<Arc<Live>, StoreError> {
+    let plan = store.plan(row.id).await?;
+    let events = store.events(row.id, 0).await?;
+    let mut run = Run::new(row.id, Arc::new(row.trigger.clone()), row.created_at);
+    if let Some(plan) = plan {
+        run.set_plan(Arc::new(plan));
+    }
+    for event in &events {
+        run.apply(event).map_err(|refused| {
+            // Only events that were accepted are ever written, so this is damage, not a race.
+            StoreError::Other(format!("event {} of run {} is damaged: {refused}", event.seq, row.id))
+        })?;
+    }
+    Ok(Arc::new(Live { id: row.id, row, run: Mutex::new(run) }))
+}
+
+/// What must be written when `event` has been applied to `run`.
+pub(super) fn append_for(run: &Run, event: Event, actions: &[Action]) -> Append {
+    let mut jobs: Vec<JobIndex> = Vec::new();
+    let mut run_changed = false;
+    for action in actions {
+        match action {
+            Action::JobChanged(job) => jobs.push(*job),
+            Action::RunChanged => run_changed = true,
+            _ => {}
+        }
+    }
+    jobs.sort_unstable();
+    jobs.dedup();
+    // The count of jobs that are over is part of the row, and changes with the jobs.
+    let row = (run_changed || !jobs.is_empty()).then(|| run_update(run));
+    let artifacts = match &event.kind {
+        EventKind::Finished { lease, artifacts, .. } => {
+            artifacts.iter().map(|artifact| (lease.attempt, artifact.clone())).collect()
+        }
+        _ => Vec::new(),
+    };
+    let jobs = jobs.into_iter().map(|job| job_row(run, job)).collect();
+    Append { run: run.id, events: vec![event], row, jobs, artifacts }
+}
+
+pub(super) fn run_update(run: &Run) -> RunUpdate {
+    RunUpdate {
+        state: run.state,
+        reason: run.reason.clone(),
+        started_at: run.started_at,
+        finished_at: run.finished_at,
+        n_jobs_over: run.n_jobs_over(),
+    }
+}
+
+/// A job's row: its latest attempt's times.
+pub fn job_row(run: &Run, job: JobIndex) -> JobRow {
+    let state = &run.jobs[job.at()];
+    let name = run.plan.as_ref().map(|plan| plan.job(job).name.clone());
+    let latest = state.attempts.last();
+    JobRow {
+        job,
+        name: name.expect("a run has jobs only with a plan"),
+        state: state.state,
+        reason: state.reason.clone(),
+        attempt: latest.map_or(0, |attempt| attempt.id.attempt),
+        started_at: latest.and_then(|attempt| attempt.started_at),
+        finished_at: latest.and_then(|attempt| attempt.finished_at),
+        log_bytes: latest.map_or(0, |attempt| attempt.log_bytes),
+    }
+}

@@ -1,0 +1,208 @@
+//! Rows and folded runs, as the pages, the JSON and the command line show them.
+//!
+//! One set of functions for all three, so that they cannot disagree.
+
+use kiln_api::user;
+use kiln_engine::run::{Attempt, Job as JobStatus, Run};
+use kiln_model::{Exit, JobIndex, JobState, Plan, Reason, RunId};
+use kiln_store::{ProjectRow, RunFilter, RunRow, StoreError};
+
+use crate::runs::{Runs, job_row};
+
+/// Runs shown of each project in the list of projects.
+const PROJECT_RUNS: u32 = 20;
+
+pub async fn projects(runs: &Runs) -> Result<Vec<user::Project>, StoreError> {
+    let rows = runs.store().projects(PROJECT_RUNS).await?;
+    Ok(rows.into_iter().map(|(project, runs)| project_with(project, runs)).collect())
+}
+
+pub fn project_with(project: ProjectRow, runs: Vec<RunRow>) -> user::Project {
+    user::Project {
+        project: project.name.to_string(),
+        repo: project.repo,
+        default_branch: project.default_branch,
+        poll_every_s: project.poll_every_s,
+        created_at: project.created_at,
+        runs: runs.into_iter().map(run_row).collect(),
+        problem: None,
+    }
+}
+
+pub async fn run_list(runs: &Runs, filter: RunFilter) -> Result<Vec<user::Run>, StoreError> {
+    Ok(runs.store().runs(filter).await?.into_iter().map(run_row).collect())
+}
+
+pub fn run_row(row: RunRow) -> user::Run {
+    let trigger = row.trigger;
+    user::Run {
+        project: row.project_name.to_string(),
+        number: row.number.0,
+        state: row.state,
+        reason: row.reason.map(|reason| reason.to_string()),
+        event: trigger.kind,
+        branch: trigger.branch,
+        tag: trigger.tag,
+        commit: trigger.commit,
+        title: trigger.title,
+        author: trigger.author,
+        actor: trigger.actor,
+        inputs: trigger.inputs,
+        created_at: row.created_at,
+        started_at: row.started_at,
+        finished_at: row.finished_at,
+        n_jobs: row.n_jobs,
+        n_jobs_over: row.n_jobs_over,
+    }
+}
+
+pub async fn run(runs: &Runs, id: RunId) -> Result<user::RunDetail, StoreError> {
+    let (row, run) = runs.view(id).await?;
+    let plan = run.plan.clone();
+    let jobs = match &plan {
+        Some(plan) => plan.indices().map(|at| job_of(runs, &run, plan, at)).collect(),
+        None => Vec::new(),
+    };
+    Ok(user::RunDetail { seq: row.last_seq, run: run_row(row), jobs })
+}
+
+pub async fn job(runs: &Runs, id: RunId, at: JobIndex) -> Result<user::JobDetail, StoreError> {
+    let (_, run) = runs.view(id).await?;
+    let plan = run.plan.clone().ok_or(StoreError::NotFound("job"))?;
+    let status = run.jobs.get(at.at()).ok_or(StoreError::NotFound("job"))?;
+    let attempts = status.attempts.iter().map(|attempt| attempt_of(runs, &plan, status, attempt));
+    Ok(user::JobDetail {
+        row: job_of(runs, &run, &plan, at),
+        matrix: plan.job(at).matrix.clone(),
+        outputs: status.outputs.clone(),
+        attempts: attempts.collect(),
+    })
+}
+
+pub async fn why(
+    runs: &Runs,
+    id: RunId,
+    at: Option<JobIndex>,
+) -> Result<user::Why, StoreError> {
+    let (row, run) = runs.view(id).await?;
+    let (events, status) = match at {
+        Some(job) => {
+            let status = run.jobs.get(job.at()).ok_or(StoreError::NotFound("job"))?;
+            (runs.store().job_events(id, job).await?, Some(status))
+        }
+        None => (runs.store().events(id, 0).await?, None),
+    };
+    let (of, state, reason) = match (at, status, &run.plan) {
+        (Some(job), Some(status), Some(plan)) => (
+            format!("{}#{}/{}", row.project_name, row.number, plan.job(job).name),
+            status.state.to_string(),
+            reason_now(runs, &run, status),
+        ),
+        _ => {
+            (format!("{}#{}", row.project_name, row.number), row.state.to_string(), row.reason)
+        }
+    };
+    let trace = match &reason {
+        Some(Reason::Condition { trace, .. }) => Some(trace.clone()),
+        _ => None,
+    };
+    let summary = match &reason {
+        Some(reason) => format!("{state}: {reason}"),
+        None => state.clone(),
+    };
+    let history = kiln_engine::explain::history(&run, &events, at)
+        .into_iter()
+        .map(|(at, text)| user::WhyLine { at, text })
+        .collect();
+    Ok(user::Why { of, state, summary, reason, history, trace })
+}
+
+fn job_of(runs: &Runs, run: &Run, plan: &Plan, at: JobIndex) -> user::JobRow {
+    let (job, row) = (plan.job(at), job_row(run, at));
+    let status = &run.jobs[at.at()];
+    user::JobRow {
+        job: job.name.to_string(),
+        group: job.group.to_string(),
+        state: row.state,
+        reason: reason_now(runs, run, status).map(|reason| reason.to_string()),
+        needs: job.needs.iter().map(|need| plan.job(*need).name.to_string()).collect(),
+        allow_failure: job.allow_failure,
+        attempt: row.attempt,
+        started_at: row.started_at,
+        finished_at: row.finished_at,
+        log_bytes: row.log_bytes,
+    }
+}
+
+/// A job's reason; for one that is offered, what keeps agents from taking it right now.
+fn reason_now(runs: &Runs, run: &Run, status: &JobStatus) -> Option<Reason> {
+    use kiln_engine::queue::Blocked;
+
+    let offered = match (&status.reason, status.attempts.last()) {
+        (Some(Reason::NoAgent), Some(attempt)) => attempt.id,
+        _ => return status.reason.clone(),
+    };
+    match runs.blocked(offered) {
+        Some(Blocked::Lock { lock, held_by }) => {
+            let name = |holder: &kiln_model::AttemptId| match &run.plan {
+                Some(plan) if holder.run == run.id => format!("`{}`", plan.job(holder.job).name),
+                _ => "another run".to_owned(),
+            };
+            let held_by: Vec<String> = held_by.iter().map(name).collect();
+            Some(Reason::Lock { lock, held_by: held_by.join(", ") })
+        }
+        _ => status.reason.clone(),
+    }
+}
+
+fn attempt_of(
+    runs: &Runs,
+    plan: &Plan,
+    status: &JobStatus,
+    attempt: &Attempt,
+) -> user::Attempt {
+    let written = runs.logs().len(attempt.id).unwrap_or(attempt.log_bytes);
+    let last = status.attempts.last().is_some_and(|last| last.id == attempt.id);
+    let over = attempt.state.is_over();
+    let steps = plan.job(attempt.id.job).steps.iter().enumerate().map(|(position, step)| {
+        let known = attempt.steps.get(position);
+        let exit = known.and_then(|known| known.exit.clone());
+        user::Step {
+            step: u32::try_from(position).unwrap_or(u32::MAX),
+            name: step.name.clone(),
+            state: step_state(known.is_some_and(|k| k.started_at.is_some()), exit.as_ref(), attempt),
+            reason: exit.as_ref().filter(|exit| !exit.is_success()).map(Exit::to_string),
+            started_at: known.and_then(|known| known.started_at),
+            finished_at: known.and_then(|known| known.finished_at),
+            log_from: known.filter(|k| k.started_at.is_some()).map(|known| known.log_from),
+            log_to: known.and_then(|known| known.log_to),
+            exit,
+        }
+    });
+    user::Attempt {
+        attempt: attempt.id.attempt,
+        state: attempt.state,
+        reason: status.reason.as_ref().filter(|_| last && over).map(Reason::to_string),
+        agent: attempt.agent.as_ref().map(|(_, name)| name.clone()),
+        lock: attempt.lock.clone(),
+        queued_at: attempt.queued_at,
+        started_at: attempt.started_at,
+        finished_at: attempt.finished_at,
+        log_bytes: written,
+        steps: steps.collect(),
+        artifacts: attempt.artifacts.clone(),
+    }
+}
+
+fn step_state(started: bool, exit: Option<&Exit>, attempt: &Attempt) -> JobState {
+    match exit {
+        Some(exit) if exit.is_success() => JobState::Success,
+        Some(Exit::Cancelled) => JobState::Cancelled,
+        Some(_) => JobState::Failed,
+        // The attempt ended in the middle of it, or before it.
+        None if attempt.state.is_over() && started => attempt.state,
+        None if attempt.state.is_over() => JobState::Skipped,
+        None if started => JobState::Running,
+        None => JobState::Queued,
+    }
+}

@@ -1,0 +1,183 @@
+//! `/p/{project}/{number}/{job}`: one job: its attempts, its steps, why it is so, its log.
+
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use kiln_api::user::{Attempt, JobDetail, Run, Step, Why};
+use kiln_model::{AttemptId, JobIndex, JobState};
+use kiln_stdx::Timestamp;
+use serde::Deserialize;
+
+use super::error::PageError;
+use super::log::{self, Tail};
+use super::page::{self, Crumb, Frame, link};
+use super::run;
+use super::show::{self, segment};
+use crate::state::App;
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Asked {
+    attempt: Option<u32>,
+}
+
+#[derive(Template)]
+#[template(path = "job.html")]
+struct JobPage<'a> {
+    frame: Frame,
+    run: &'a Run,
+    detail: &'a JobDetail,
+    /// The attempt that is shown; none has been made yet when absent.
+    attempt: Option<&'a Attempt>,
+    why: &'a Why,
+    tail: Tail,
+    /// Names of the jobs before and after it in the plan.
+    around: (Option<&'a str>, Option<&'a str>),
+}
+
+/// `GET /p/{project}/{number}/{job}`.
+pub async fn show(
+    State(app): State<App>,
+    Path((project, number, job)): Path<(String, String, String)>,
+    Query(asked): Query<Asked>,
+) -> Result<Response, PageError> {
+    let row = run::find(&app, &project, &number).await?;
+    let whole = crate::view::run(&app.runs, row.id).await?;
+    let missing = |what: &str| PageError::Missing(format!("{project}#{number} has no {what}."));
+    let at = whole.jobs.iter().position(|row| row.job == job);
+    let at = at.ok_or_else(|| missing(&format!("job “{job}”")))?;
+    let index = JobIndex(u32::try_from(at).unwrap_or(u32::MAX));
+    let detail = crate::view::job(&app.runs, row.id, index).await?;
+    let why = crate::view::why(&app.runs, row.id, Some(index)).await?;
+    let attempt = match asked.attempt {
+        None => detail.attempts.last(),
+        Some(n) => {
+            let found = detail.attempts.iter().find(|attempt| attempt.attempt == n);
+            Some(found.ok_or_else(|| missing(&format!("attempt {n} of “{job}”")))?)
+        }
+    };
+    let tail = match attempt {
+        None => Tail::default(),
+        Some(attempt) => {
+            let id = AttemptId { run: row.id, job: index, attempt: attempt.attempt };
+            let (logs, steps) = (app.runs.logs().clone(), attempt.steps.clone());
+            tokio::task::spawn_blocking(move || log::tail(&logs, id, &steps))
+                .await
+                .map_err(|error| PageError::Ours(error.to_string()))?
+                .map_err(|error| PageError::Ours(format!("The log cannot be read: {error}.")))?
+        }
+    };
+    let around = (
+        at.checked_sub(1).map(|before| whole.jobs[before].job.as_str()),
+        whole.jobs.get(at + 1).map(|after| after.job.as_str()),
+    );
+    let page = build(&whole.run, &detail, attempt, &why, tail, around, app.clock.now());
+    Ok(page::send(StatusCode::OK, &page))
+}
+
+fn build<'a>(
+    run: &'a Run,
+    detail: &'a JobDetail,
+    attempt: Option<&'a Attempt>,
+    why: &'a Why,
+    tail: Tail,
+    around: (Option<&'a str>, Option<&'a str>),
+    now: Timestamp,
+) -> JobPage<'a> {
+    let mut frame = run::frame(run, now);
+    let job = &detail.row.job;
+    frame.title = format!("{job} · {}#{}", run.project, run.number);
+    frame.trail.push(Crumb { text: job.clone(), link: link::job(&run.project, run.number, job) });
+    frame.twin = Some(link::api_job(&run.project, run.number, job));
+    frame.live = !detail.row.state.is_over() || !run.state.is_over();
+    JobPage { frame, run, detail, attempt, why, tail, around }
+}
+
+impl JobPage<'_> {
+    /// State of what is shown: of the attempt, or of the job before there is one.
+    fn state(&self) -> JobState {
+        self.attempt.map_or(self.detail.row.state, |attempt| attempt.state)
+    }
+
+    fn went_well(&self) -> bool {
+        matches!(self.detail.row.state, JobState::Success | JobState::Skipped)
+    }
+
+    fn reason(&self) -> Option<&str> {
+        match self.attempt {
+            Some(attempt) if self.is_old(attempt) => attempt.reason.as_deref(),
+            _ => self.detail.row.reason.as_deref(),
+        }
+    }
+
+    fn is_old(&self, attempt: &Attempt) -> bool {
+        attempt.attempt != self.detail.row.attempt
+    }
+
+    fn log_link(&self) -> String {
+        format!("{}/log", link::api_job(&self.run.project, self.run.number, &self.detail.row.job))
+    }
+
+    fn artifact_link(&self, path: &str) -> String {
+        let run = link::api_run(&self.run.project, self.run.number);
+        format!("{run}/artifacts/{}/{}", segment(&self.detail.row.job), show::path(path))
+    }
+
+    /// Where the log shows a step, as the number of its first line from 1.
+    fn step_line(&self, step: &Step) -> Option<u64> {
+        let lines = &self.tail.step_lines;
+        lines.get(step.step as usize).copied().flatten().map(|line| line + 1)
+    }
+
+    fn has_log(&self) -> bool {
+        self.attempt.is_some_and(|attempt| {
+            attempt.started_at.is_some() || attempt.log_bytes > 0 || self.tail.n_bytes > 0
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::sample;
+
+    fn page(lines: &[&str]) -> String {
+        let run = sample::diamond().run;
+        let detail = sample::job();
+        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        let tail = Tail {
+            n_lines: lines.len() as u64,
+            n_bytes: 99,
+            lines,
+            step_lines: vec![Some(0), Some(1)],
+            ..Tail::default()
+        };
+        let why = sample::why();
+        let attempt = detail.attempts.last();
+        build(&run, &detail, attempt, &why, tail, (Some("lint"), None), sample::NOW)
+            .render()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_end_of_the_log_is_readable_without_a_script() {
+        let html = page(&["hello", "<img src=x onerror=alert(1)>"]);
+        assert!(html.contains("hello"));
+        assert!(html.contains("&#60;img src=x"), "{html}");
+        assert!(!html.contains("<img src=x"));
+    }
+
+    #[test]
+    fn steps_say_how_they_ended_and_link_into_the_log() {
+        let html = page(&["a", "b"]);
+        assert!(html.contains("exit code 101"), "{html}");
+        assert!(html.contains("href=\"#L2\""));
+        assert!(!html.contains("style="));
+    }
+
+    #[test]
+    fn an_older_attempt_can_be_chosen() {
+        let html = page(&["a"]);
+        assert!(html.contains("?attempt=1"), "{html}");
+    }
+}

@@ -1,0 +1,15 @@
+//! The operations, one file for each table, in the order in which a push meets them.
+
+mod agent;
+mod artifact;
+mod delivery;
+mod event;
+mod head;
+mod job;
+mod plan;
+mod project;
+mod run;
+mod secret;
+
+#[cfg(test)]
+mod explain;

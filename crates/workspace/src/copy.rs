@@ -1,0 +1,226 @@
+//! The copy driver: a workspace is a tree of its own, and a layer the difference to what it was.
+//!
+//! A layer in this form is a folder of the files that are new or changed, and beside it, in
+//! `<attempt>.json`, what is gone: white-outs need a kernel and a file system that allow them. The
+//! other form, an overlay's upper folder, can be laid over a copy too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kiln_stdx::fs::{FsError, Named, write_atomic};
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Record, Seen};
+use crate::tree::{self, Links};
+
+/// What a layer takes away.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Gone {
+    /// Files and whole folders.
+    #[serde(with = "kiln_stdx::path::list")]
+    deleted: Vec<PathBuf>,
+    /// Folders that were made anew: nothing of what was in them is left.
+    #[serde(with = "kiln_stdx::path::list")]
+    opaque: Vec<PathBuf>,
+}
+
+/// Where a layer in this form says what is gone.
+pub(crate) fn gone_file(layer: &Path) -> PathBuf {
+    let mut path = layer.as_os_str().to_owned();
+    path.push(".json");
+    path.into()
+}
+
+/// Fills `to` with a copy of `from`, without the paths in `hidden`.
+pub(crate) fn copy_tree(from: &Path, to: &Path, hidden: &BTreeSet<PathBuf>) -> Result<(), FsError> {
+    let mut links = Links::default();
+    copy_folder(from, from, to, hidden, &mut links)
+}
+
+fn copy_folder(
+    root: &Path,
+    from: &Path,
+    to: &Path,
+    hidden: &BTreeSet<PathBuf>,
+    links: &mut Links,
+) -> Result<(), FsError> {
+    for (path, meta) in tree::entries(from)? {
+        if path.strip_prefix(root).is_ok_and(|relative| hidden.contains(relative)) {
+            continue;
+        }
+        let target = to.join(path.file_name().unwrap_or_default());
+        if meta.is_dir() {
+            fs::create_dir(&target).named("create", &target)?;
+            copy_folder(root, &path, &target, hidden, links)?;
+        } else {
+            tree::copy_leaf(&path, &meta, &target, links)?;
+        }
+    }
+    let meta = fs::symlink_metadata(from).named("read", from)?;
+    tree::set_attributes(to, &meta)
+}
+
+/// Lays a layer of either form over `to`.
+pub(crate) fn apply(layer: &Path, to: &Path) -> Result<(), FsError> {
+    let file = gone_file(layer);
+    if file.exists() {
+        let text = fs::read(&file).named("read", &file)?;
+        let gone: Gone =
+            serde_json::from_slice(&text).map_err(std::io::Error::other).named("read", &file)?;
+        for path in gone.deleted.iter().chain(&gone.opaque).filter(|path| is_below(to, path)) {
+            tree::remove(&to.join(path))?;
+        }
+    }
+    apply_folder(layer, to, &mut Links::default())
+}
+
+/// Whether `path` leads through real folders only. Another layer may have put a link in the place of
+/// one, and what it leads to is not ours to remove.
+fn is_below(root: &Path, path: &Path) -> bool {
+    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let mut above = path.ancestors().skip(1);
+    plain
+        && above.all(|folder| {
+            fs::symlink_metadata(root.join(folder)).is_ok_and(|meta| meta.is_dir())
+        })
+}
+
+fn apply_folder(layer: &Path, to: &Path, links: &mut Links) -> Result<(), FsError> {
+    for (path, meta) in tree::entries(layer)? {
+        let target = to.join(path.file_name().unwrap_or_default());
+        let there = fs::symlink_metadata(&target).ok();
+        let merges = meta.is_dir()
+            && there.as_ref().is_some_and(fs::Metadata::is_dir)
+            && !tree::is_opaque(&path);
+        if there.is_some() && !merges {
+            tree::remove(&target)?;
+        }
+        if tree::is_white_out(&meta) {
+            continue;
+        }
+        if meta.is_dir() {
+            if !merges {
+                fs::create_dir(&target).named("create", &target)?;
+            }
+            apply_folder(&path, &target, links)?;
+        } else {
+            tree::copy_leaf(&path, &meta, &target, links)?;
+        }
+    }
+    let meta = fs::symlink_metadata(layer).named("read", layer)?;
+    tree::set_attributes(to, &meta)
+}
+
+/// Moves what differs from the record out of `tree` and into the new folder `layer`. `false` when
+/// nothing does; then `layer` is empty.
+pub(crate) fn take_difference(
+    tree: &Path,
+    before: &BTreeMap<PathBuf, Seen>,
+    layer: &Path,
+) -> Result<bool, FsError> {
+    let mut difference =
+        Difference { tree, layer, before, there: BTreeSet::new(), gone: Gone::default() };
+    let some_moved = difference.folder(Path::new(""), false)?;
+    difference.note_deleted();
+    let gone = difference.gone;
+    if gone != Gone::default() {
+        write_atomic(&gone_file(layer), &serde_json::to_vec(&gone).unwrap_or_default())?;
+    } else if some_moved {
+        // It also says that the layer has this form.
+        write_atomic(&gone_file(layer), b"{\"deleted\":[],\"opaque\":[]}")?;
+    }
+    Ok(some_moved || gone != Gone::default())
+}
+
+struct Difference<'a> {
+    tree: &'a Path,
+    layer: &'a Path,
+    before: &'a BTreeMap<PathBuf, Seen>,
+    /// Recorded paths that are still there, as files or as the same folders.
+    there: BTreeSet<PathBuf>,
+    gone: Gone,
+}
+
+impl Difference<'_> {
+    /// Goes through one folder; `new` when it was not there before. Says if the layer has it now.
+    fn folder(&mut self, relative: &Path, new: bool) -> Result<bool, FsError> {
+        let mut made = false;
+        let real = self.tree.join(relative);
+        for (path, meta) in tree::entries(&real)? {
+            let below = relative.join(path.file_name().unwrap_or_default());
+            let seen = if new { None } else { self.before.get(&below) };
+            if seen.is_some() {
+                self.there.insert(below.clone());
+            }
+            if meta.is_dir() {
+                let same = seen.is_some_and(|seen| seen.is_same_folder(&meta));
+                if !same && seen.is_some_and(Seen::is_folder) {
+                    self.gone.opaque.push(below.clone());
+                }
+                let still = match seen {
+                    Some(seen) if same => seen.is_still(&path, &meta)?,
+                    _ => false,
+                };
+                if !still {
+                    self.make_folder(&below)?;
+                    made = true;
+                }
+                if self.folder(&below, !same)? {
+                    made = true;
+                }
+                if !still || self.layer.join(&below).is_dir() {
+                    tree::set_attributes(&self.layer.join(&below), &meta)?;
+                }
+            } else {
+                let still = match seen {
+                    Some(seen) => seen.is_still(&path, &meta)?,
+                    None => false,
+                };
+                if !still {
+                    self.make_folder(relative)?;
+                    self.take(&path, &meta, &below)?;
+                    made = true;
+                }
+            }
+        }
+        if made && relative.as_os_str().is_empty() {
+            let meta = fs::symlink_metadata(&real).named("read", &real)?;
+            tree::set_attributes(self.layer, &meta)?;
+        }
+        Ok(made)
+    }
+
+    fn make_folder(&self, relative: &Path) -> Result<(), FsError> {
+        let folder = self.layer.join(relative);
+        fs::create_dir_all(&folder).named("create", &folder)
+    }
+
+    /// By a rename; by a copy where the folder does not let go of it.
+    fn take(&self, path: &Path, meta: &fs::Metadata, relative: &Path) -> Result<(), FsError> {
+        let to = self.layer.join(relative);
+        match fs::rename(path, &to) {
+            Ok(()) => Ok(()),
+            Err(_) => tree::copy_leaf(path, meta, &to, &mut Links::default()),
+        }
+    }
+
+    /// What was recorded and is not there, except below what is gone anyway.
+    fn note_deleted(&mut self) {
+        let mut last: Option<&Path> = None;
+        // In the order of paths, a folder comes before what is in it.
+        for path in self.before.keys() {
+            let covered = last.is_some_and(|above| path.starts_with(above))
+                || self.gone.opaque.iter().any(|above| path.starts_with(above));
+            if !covered && !self.there.contains(path) {
+                last = Some(path);
+                self.gone.deleted.push(path.clone());
+            }
+        }
+    }
+}
+
+/// Remembers what `tree` looks like now, at `record`.
+pub(crate) fn remember(tree: &Path, record: &Path) -> Result<(), FsError> {
+    Record::of(tree)?.write(record)
+}

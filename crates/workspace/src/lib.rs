@@ -1,0 +1,32 @@
+//! Workspaces: immutable layers, and one writable top for each attempt.
+//!
+//! A source is a layer; what an attempt wrote becomes another, by a rename; a job sees the layers
+//! of its needs stacked on its source. Nothing is copied where the kernel stacks trees (overlayfs),
+//! and where it does not, plain copies give every job exactly the same view.
+//!
+//! ```text
+//! <root>/sources/<tree>/       the files of one git tree
+//!        sealed/<attempt>/     what an attempt wrote; with `<attempt>.json` in the copy driver's form
+//!        attempts/<attempt>/   a living attempt: upper and work, or tree and record; its sockets
+//!        places/<name>/        where a project's workspaces are mounted, each in its own namespace
+//!        masks/<key>/          white-outs that hide paths of a working tree
+//! ```
+//!
+//! Always: a layer appears whole or not at all, and never changes. What is under a name that begins
+//! with `.tmp-` belongs to the process in that name and is garbage when that one is gone.
+//!
+//! Elsewhere: mounting, in the namespace of the job (`executor`); what a layer is good for (`engine`).
+
+mod copy;
+mod driver;
+mod error;
+mod flatten;
+mod hidden;
+mod record;
+mod source;
+mod tree;
+mod workspaces;
+
+pub use driver::Driver;
+pub use error::WorkspaceError;
+pub use workspaces::{Base, Prepared, Workspaces};

@@ -1,0 +1,290 @@
+//! From layers to a job's workspace, and from what the job wrote to a layer.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kiln_model::AttemptId;
+use kiln_model::layer::LayerId;
+use kiln_stdx::fs::{FsError, Named, create_private_dir};
+use kiln_stdx::overlay::Mount;
+
+use crate::record::Record;
+use crate::source::{checked_name, is_name};
+use crate::{Driver, WorkspaceError, copy, driver, flatten, hidden, tree};
+
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+const TREE: &str = "tree";
+const RECORD: &str = "record.json";
+/// The difference of a copy, while it is being taken.
+const DIFFERENCE: &str = "difference";
+
+/// All layers and attempts under one folder.
+#[derive(Debug)]
+pub struct Workspaces {
+    root: PathBuf,
+    driver: Driver,
+}
+
+/// The lowest layer.
+#[derive(Clone, Debug)]
+pub enum Base {
+    /// A source that is there.
+    Source(LayerId),
+    /// A folder as it is now, never written; `hidden` are paths in it that jobs must not see,
+    /// relative to `root` or below it. A job that runs while its user edits sees the edits.
+    WorkingTree { root: PathBuf, hidden: Vec<PathBuf> },
+}
+
+/// What the executor must mount (or not) and where the job then runs. Made by
+/// [`Workspaces::prepare`].
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// To be mounted in the job's own mount namespace; `None`: `directory` is already the tree.
+    pub mount: Option<Mount>,
+    /// The job's working directory.
+    pub directory: PathBuf,
+}
+
+impl Workspaces {
+    /// Opens the folder, makes it if need be, and removes what crashed makers left half done.
+    ///
+    /// `driver` is the answer of a probe (`HostExecutor::probe_overlay`), and is remembered. With
+    /// `None` the remembered answer holds, and without one, [`Driver::Copy`]; so a caller probes only
+    /// when [`Workspaces::remembered_driver`] knows nothing.
+    pub fn open(root: &Path, driver: Option<Driver>) -> Result<Self, WorkspaceError> {
+        create_private_dir(root)?;
+        // Mounts and comparisons need one name for one place.
+        let root = root.canonicalize().named("open", root)?;
+        let driver = match driver {
+            Some(driver) => {
+                driver::remember(&root, driver)?;
+                driver
+            }
+            None => driver::remembered(&root).unwrap_or(Driver::Copy),
+        };
+        let opened = Self { root, driver };
+        for folder in ["sources", "attempts", "sealed", "places", "masks"] {
+            let folder = opened.root.join(folder);
+            create_private_dir(&folder)?;
+            tree::remove_stale(&folder)?;
+        }
+        Ok(opened)
+    }
+
+    /// What a probe found out here before, under the same kernel and by the same user.
+    pub fn remembered_driver(root: &Path) -> Option<Driver> {
+        driver::remembered(root)
+    }
+
+    pub fn driver(&self) -> Driver {
+        self.driver
+    }
+
+    pub(crate) fn sources(&self) -> PathBuf {
+        self.root.join("sources")
+    }
+
+    fn sealed(&self) -> PathBuf {
+        self.root.join("sealed")
+    }
+
+    /// Where an attempt keeps its files: upper, work, control socket, output file.
+    pub fn attempt_dir(&self, attempt: AttemptId) -> PathBuf {
+        self.root.join("attempts").join(attempt.to_string())
+    }
+
+    /// The folder of a layer that is on this machine.
+    pub fn layer_path(&self, layer: &LayerId) -> Option<PathBuf> {
+        let (folder, name) = match layer {
+            LayerId::Source(tree) => (self.sources(), tree),
+            LayerId::Attempt(attempt) => (self.sealed(), attempt),
+        };
+        let path = folder.join(name);
+        (is_name(name) && path.is_dir()).then_some(path)
+    }
+
+    /// An empty upper over the layers (lowest first) over the base. `place` names the folder where
+    /// all workspaces of a project are mounted, each in its own namespace.
+    ///
+    /// What the attempt had before is gone: a second lease of it begins anew.
+    pub fn prepare(
+        &self,
+        attempt: AttemptId,
+        place: &str,
+        base: &Base,
+        layers: &[LayerId],
+    ) -> Result<Prepared, WorkspaceError> {
+        checked_name(place)?;
+        let stack = self.stack(base, layers)?;
+        self.discard(attempt)?;
+        let dir = self.attempt_dir(attempt);
+        create_private_dir(&dir)?;
+        let user = match self.driver {
+            // The kernel stacks no tree with another that is inside it.
+            _ if self.root.starts_with(&stack.base) => None,
+            Driver::Overlay => Some(false),
+            Driver::OverlayUser => Some(true),
+            Driver::Copy => None,
+        };
+        match user {
+            Some(user) => self.prepare_overlay(&dir, place, stack, user),
+            None => self.prepare_copy(&dir, &stack),
+        }
+    }
+
+    fn prepare_overlay(
+        &self,
+        dir: &Path,
+        place: &str,
+        stack: Stack,
+        user: bool,
+    ) -> Result<Prepared, WorkspaceError> {
+        for (layer, path) in &stack.layers {
+            if copy::gone_file(path).exists() {
+                return Err(WorkspaceError::OtherForm(layer.clone()));
+            }
+        }
+        let at = self.root.join("places").join(place);
+        create_private_dir(&at)?;
+        let (upper, work) = (dir.join(UPPER), dir.join(WORK));
+        for folder in [&upper, &work] {
+            fs::create_dir(folder).named("create", folder)?;
+        }
+        // The top's attributes are what the job sees of its own root.
+        let looks = stack.layers.last().map_or(&stack.base, |(_, path)| path);
+        let looks = fs::metadata(looks).named("read", looks)?.permissions();
+        fs::set_permissions(&upper, looks).named("change the mode of", &upper)?;
+
+        let paths = stack.layers.into_iter().map(|(_, path)| path).collect();
+        let mut lowers = flatten::flatten(&self.sealed(), paths, user)?;
+        lowers.reverse();
+        lowers.extend(hidden::mask(&self.root.join("masks"), &stack.base, &stack.hidden)?);
+        lowers.push(stack.base);
+        let mount = Mount { lowers, upper, work, at: at.clone(), user };
+        Ok(Prepared { mount: Some(mount), directory: at })
+    }
+
+    fn prepare_copy(&self, dir: &Path, stack: &Stack) -> Result<Prepared, WorkspaceError> {
+        let directory = dir.join(TREE);
+        fs::create_dir(&directory).named("create", &directory)?;
+        let mut hidden = stack.hidden.clone();
+        // Never into itself.
+        hidden.extend(self.root.strip_prefix(&stack.base).ok().map(Path::to_owned));
+        copy::copy_tree(&stack.base, &directory, &hidden)?;
+        for (_, layer) in &stack.layers {
+            copy::apply(layer, &directory)?;
+        }
+        copy::remember(&directory, &dir.join(RECORD))?;
+        Ok(Prepared { mount: None, directory })
+    }
+
+    /// The attempt's writes become a layer, by a rename; `None` when it wrote nothing. After unmount
+    /// only. Everything else in the attempt's folder is removed: take what you need before.
+    pub fn seal(&self, attempt: AttemptId) -> Result<Option<LayerId>, WorkspaceError> {
+        let dir = self.attempt_dir(attempt);
+        let sealed = self.sealed().join(attempt.to_string());
+        let (upper, tree) = (dir.join(UPPER), dir.join(TREE));
+        let wrote = if upper.is_dir() {
+            let wrote = !tree::is_empty(&upper)?;
+            if wrote {
+                tree::remove(&copy::gone_file(&sealed))?;
+                self.replace(&upper, &sealed)?;
+            }
+            wrote
+        } else if tree.is_dir() {
+            self.seal_copy(&dir, &tree, &sealed)?
+        } else {
+            return Err(WorkspaceError::NoAttempt(attempt.to_string()));
+        };
+        self.discard(attempt)?;
+        Ok(wrote.then(|| LayerId::Attempt(attempt.to_string())))
+    }
+
+    fn seal_copy(&self, dir: &Path, tree: &Path, sealed: &Path) -> Result<bool, WorkspaceError> {
+        let before = Record::read(&dir.join(RECORD))?;
+        let layer = dir.join(DIFFERENCE);
+        tree::remove(&layer)?;
+        tree::remove(&copy::gone_file(&layer))?;
+        fs::create_dir(&layer).named("create", &layer)?;
+        if !copy::take_difference(tree, &before, &layer)? {
+            return Ok(false);
+        }
+        // What is gone first: a layer without that would show too much.
+        let gone = copy::gone_file(sealed);
+        fs::rename(copy::gone_file(&layer), &gone).named("create", &gone)?;
+        self.replace(&layer, sealed)?;
+        Ok(true)
+    }
+
+    /// Moves a folder to where an older try of the same attempt may have left one.
+    fn replace(&self, from: &Path, to: &Path) -> Result<(), FsError> {
+        match fs::rename(from, to) {
+            Err(cause)
+                if matches!(
+                    cause.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
+                tree::remove(to)?;
+                fs::rename(from, to)
+            }
+            other => other,
+        }
+        .named("create", to)
+    }
+
+    /// Forgets an attempt that will not be sealed.
+    pub fn discard(&self, attempt: AttemptId) -> Result<(), WorkspaceError> {
+        Ok(tree::remove(&self.attempt_dir(attempt))?)
+    }
+
+    /// Finds every layer, or says which are missing.
+    fn stack(&self, base: &Base, layers: &[LayerId]) -> Result<Stack, WorkspaceError> {
+        let mut missing = Vec::new();
+        let mut find = |layer: &LayerId| {
+            let path = self.layer_path(layer);
+            if path.is_none() {
+                missing.push(layer.clone());
+            }
+            path.unwrap_or_default()
+        };
+        let mut seen = BTreeSet::new();
+        // The kernel refuses the same layer twice. Its lowest place counts: what comes after its
+        // first mention was made on top of it.
+        let found: Vec<_> = layers
+            .iter()
+            .filter(|layer| seen.insert((*layer).clone()))
+            .map(|layer| (layer.clone(), find(layer)))
+            .collect();
+        let (base, hidden) = match base {
+            Base::Source(layer) => (find(layer), BTreeSet::new()),
+            Base::WorkingTree { root, hidden } => {
+                let tree = root.canonicalize().named("open", root)?;
+                if !tree.is_dir() {
+                    return Err(WorkspaceError::NoWorkingTree(root.clone()));
+                }
+                // Given below the name that the caller knows the tree by.
+                let hidden: Vec<_> = hidden
+                    .iter()
+                    .map(|path| path.strip_prefix(root).unwrap_or(path).to_owned())
+                    .collect();
+                (tree.clone(), hidden::relative(&tree, &hidden))
+            }
+        };
+        if missing.is_empty() {
+            Ok(Stack { base, hidden, layers: found })
+        } else {
+            Err(WorkspaceError::Missing(missing))
+        }
+    }
+}
+
+/// Layers, found. Lowest first.
+struct Stack {
+    base: PathBuf,
+    hidden: BTreeSet<PathBuf>,
+    layers: Vec<(LayerId, PathBuf)>,
+}

@@ -1,0 +1,20 @@
+//! Stories from outside: what a person does with kiln, and what they then see.
+//!
+//! Each module is one story; each test in it is a fact that must hold. They use the built program,
+//! git, a browser and nothing of kiln's insides. A story waits for facts, never for time.
+
+mod bad_input;
+mod complaints;
+mod control;
+mod crash;
+mod debian;
+mod demo;
+mod documents;
+mod dogfood;
+mod door;
+mod laptop;
+mod order;
+mod page;
+mod push;
+mod trouble;
+mod watch;

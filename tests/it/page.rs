@@ -1,0 +1,171 @@
+//! A person looks at the pages, in a real browser.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+use kiln_it::browser::{Browser, END, HOME};
+use kiln_it::world::ran;
+use kiln_it::{Site, wait};
+
+/// A pipe that holds a job until the story writes into it.
+fn pipe(site: &Site) -> PathBuf {
+    let pipe = site.world.at("pipe");
+    ran(site.world.command("mkfifo").arg(&pipe)).success();
+    pipe
+}
+
+#[test]
+fn a_run_is_watched_live_to_its_end() {
+    let site = Site::with("");
+    let pipe = pipe(&site);
+    site.tree.write(
+        ".kiln.yml",
+        format!(
+            "jobs:\n  build: {{ steps: [echo built] }}\n  \
+             test: {{ needs: build, matrix: {{ db: ['15', '16'] }}, steps: [echo tested $KILN_MATRIX_DB] }}\n  \
+             speak: {{ needs: build, steps: [\"cat '{}'\", echo over] }}\n  \
+             pack: {{ needs: [test, speak], artifacts: [app], steps: [echo app > app] }}\n",
+            pipe.display()
+        ),
+    );
+    let browser = Browser::open(&site.world);
+    browser.go(&site.server.url("/"));
+    browser.sees("site");
+    browser.pictures("projects-empty");
+    site.push();
+    let mut speak =
+        OpenOptions::new().write(true).open(&pipe).expect("the job opens the other end");
+    // Nobody reloads: the list hears of the run.
+    browser.sees("change");
+    browser.click("site");
+    browser.sees("change");
+    browser.is_clean();
+    browser.go(&site.server.url("/p/site/1"));
+    browser.sees("running");
+    browser.pictures("run-running");
+    browser.go(&site.server.url("/p/site/1/speak"));
+    for line in ["first line", "\x1b[32msecond\x1b[0m line", "third <b>line</b>"] {
+        writeln!(speak, "{line}").expect("the job reads");
+        browser.log_shows(&line.replace("\x1b[32m", "").replace("\x1b[0m", ""));
+    }
+    browser.pictures("job-running");
+    browser.is_clean();
+    browser.go(&site.server.url("/p/site/1"));
+    browser.sees("running");
+    drop(speak);
+    browser.holds(
+        "the page turns to success by itself",
+        "return document.title.startsWith('success')",
+    );
+    browser.sees("pack");
+    browser.pictures("run-success");
+    browser.go(&site.server.url("/p/site/1/speak"));
+    browser.log_shows("over");
+    browser.pictures("job-success");
+    browser.go(&site.server.url("/"));
+    browser.sees("site");
+    browser.pictures("projects");
+    browser.go(&site.server.url("/p/site"));
+    browser.pictures("runs");
+    browser.is_clean();
+}
+
+#[test]
+fn buttons_cancel_and_run_again() {
+    let site = Site::with("");
+    let go = site.world.at("go");
+    site.tree.write(
+        ".kiln.yml",
+        format!(
+            "on:\n  push: {{}}\n  manual: {{ inputs: {{ target: {{ type: choice, options: [staging, production], default: staging }} }} }}\n\
+             jobs:\n  quick: {{ steps: ['echo to ${{KILN_INPUT_TARGET:-nowhere}}'] }}\n  \
+             long: {{ needs: quick, steps: [\"test -e '{}' || sleep 86397\"] }}\n",
+            go.display()
+        ),
+    );
+    site.push();
+    let browser = Browser::open(&site.world);
+    wait::until("the long job runs", || {
+        let answer = site.server.get("/api/v1/projects/site/runs/1");
+        let run = (answer.status == 200).then(|| answer.json())?;
+        (run["jobs"][1]["state"] == "running").then_some(())
+    });
+    browser.go(&site.server.url("/p/site/1"));
+    browser.click("Cancel");
+    browser.holds("the page turns to cancelled", "return document.title.startsWith('cancelled')");
+    assert_eq!(site.now(1)["state"], "cancelled");
+    browser.pictures("run-cancelled");
+    std::fs::write(&go, "").expect("from now on it is quick");
+    browser.click("Rerun failed");
+    browser.holds("the page turns to success", "return document.title.startsWith('success')");
+    let run = site.now(1);
+    assert_eq!((&run["jobs"][0]["attempt"], &run["jobs"][1]["attempt"]), (&1.into(), &2.into()));
+    browser.click("Rerun all");
+    wait::until("all ran again", || (site.now(1)["jobs"][0]["attempt"] == 2).then_some(()));
+    browser.holds("and succeeded", "return document.title.startsWith('success')");
+    browser.is_clean();
+    browser.click("Run again…");
+    browser.holds(
+        "the inputs are asked for",
+        "return [...document.querySelectorAll('dialog[open] select option')].some(o => o.value === 'production')",
+    );
+    browser.pictures("run-again");
+    browser.run(
+        "const choice = document.querySelector('dialog[open] select');\
+         choice.value = 'production'; choice.dispatchEvent(new Event('change', {bubbles: true}))",
+    );
+    browser.run("document.querySelector('dialog[open] form').requestSubmit()");
+    let run = site.server.over("site", 2);
+    assert_eq!(run["inputs"]["target"], "production", "{run:#}");
+    assert_eq!(site.log(2, "quick"), "to production\n");
+    browser.is_clean();
+}
+
+#[test]
+fn a_failure_and_a_missing_page_read_well() {
+    let site = Site::with(
+        "jobs:\n  bad: { steps: [\"printf '\\\\033[31merror:\\\\033[0m it broke\\\\n'\", exit 3] }\n  after: { needs: bad, steps: [echo no] }\n",
+    );
+    site.run(1);
+    site.tree.write(".kiln.yml", "jobs:\n  a: { stpes: [x] }\n");
+    site.run(2);
+    let browser = Browser::open(&site.world);
+    browser.go(&site.server.url("/p/site/1"));
+    browser.sees("exit code 3");
+    browser.pictures("run-failed");
+    browser.go(&site.server.url("/p/site/1/bad"));
+    browser.log_shows("error: it broke");
+    browser.pictures("job-failed");
+    browser.go(&site.server.url("/p/site/2"));
+    browser.sees("stpes");
+    browser.pictures("run-no-plan");
+    browser.is_clean();
+    browser.go(&site.server.url("/p/site/99"));
+    browser.sees("99");
+    browser.pictures("not-found");
+}
+
+#[test]
+fn a_log_of_a_gigabyte_opens_and_scrolls() {
+    // 112,333,333 numbers are 1,000,000,000 bytes and a few.
+    const LAST: u64 = 112_333_333;
+    let site = Site::with(&format!("jobs: {{ count: {{ steps: [seq {LAST}] }} }}\n"));
+    let run = site.run(1);
+    assert_eq!(run["state"], "success");
+    assert!(run["jobs"][0]["log_bytes"].as_u64().is_some_and(|n| n >= 999_999_000), "{run:#}");
+    let browser = Browser::open(&site.world);
+    browser.go(&site.server.url("/p/site/1/count"));
+    browser.press(END);
+    browser.log_shows(&LAST.to_string());
+    browser.press(HOME);
+    wait::until("the first line", || {
+        browser.log_text().split_whitespace().any(|word| word == "2").then_some(())
+    });
+    browser.go(&site.server.url(&format!("/p/site/1/count#L{}", LAST / 2)));
+    browser.log_shows(&(LAST / 2).to_string());
+    let n_nodes = browser.run("return document.querySelectorAll('*').length");
+    assert!(n_nodes.as_u64().is_some_and(|n| n < 20_000), "the page holds too much: {n_nodes}");
+    browser.pictures("job-gigabyte");
+    browser.is_clean();
+}
