@@ -37,7 +37,7 @@ pub enum Scheme {
 impl Browser {
     pub fn open(world: &World) -> Self {
         let mut command = world.command("chromedriver");
-        command.args(["--port=0", "--silent"]).stdin(Stdio::null());
+        command.args(["--port=0", "--log-level=SEVERE"]).stdin(Stdio::null());
         let mut driver = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

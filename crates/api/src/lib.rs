@@ -1,3 +1,3 @@
-//! (seam) What agents, users and pages say to a server and what it answers.
+//! What agents, users and pages say to a server and what it answers.
 pub mod agent;
 pub mod user;

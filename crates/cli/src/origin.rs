@@ -190,7 +190,7 @@ impl Origin {
         match self {
             Self::Local { local, row } => Watched::elsewhere(local, row.id),
             Self::Server { client, project, number } => {
-                Ok(Watched::server(client, project, number))
+                Ok(Watched::server(client, project, number, None))
             }
         }
     }

@@ -14,7 +14,7 @@ use kiln_model::{JobIndex, Trigger, TriggerKind};
 use kiln_stdx::fs::Named;
 use kiln_stdx::suggest;
 
-use crate::error::{Blame, Failure, Help, Kind, Result};
+use crate::error::{Blame, Failure, Kind, Result};
 use crate::output::Output;
 
 /// A first manifest, for those who have none.
@@ -32,9 +32,12 @@ pub struct Manifest {
 
 /// The repository around a folder.
 pub fn repository(from: &Path) -> Result<WorkingTree> {
-    WorkingTree::discover(from)
-        .map_err(|error| Failure { kind: Kind::Yours, error: error.into(), help: None })
-        .help("make one with `git init`, go to one with `-C DIR`, or see a demonstration: `kiln demo`")
+    // The message names the way out itself.
+    WorkingTree::discover(from).map_err(|error| Failure {
+        kind: Kind::Yours,
+        error: error.into(),
+        help: None,
+    })
 }
 
 /// The manifest of a working tree: `given`, relative to `from`, or the first of the usual names.

@@ -10,14 +10,14 @@ use crate::queue::Offer;
 /// What must now be done, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// The attempt may be taken by an agent: `queue.offer`.
+    /// The attempt may be taken by an agent: `queue.offer`. If one held it until now without
+    /// starting it, this frees its lock and gives it its old place.
     Offer(Offer),
     /// Nobody may take it any more: `queue.withdraw`.
     Withdraw(AttemptId),
     /// Tell the agent that holds the lease to stop it.
     Stop { lease: LeaseId, by: String },
-    /// Nobody holds the attempt any more: `queue.release` frees its lock. When it may be taken
-    /// again, an `Offer` follows.
+    /// The attempt is over: `queue.release` frees its lock.
     Release(AttemptId),
     /// The job's row must be written (state, reason, attempts).
     JobChanged(JobIndex),
@@ -61,8 +61,7 @@ impl Effects {
         self.jobs.is_empty() && !self.run
     }
 
-    /// Rows first, then what frees, then what is new: an attempt that is offered again must be
-    /// released before.
+    /// Rows first, then what frees, then what is new.
     pub fn into_actions(mut self) -> Vec<Action> {
         self.jobs.sort_unstable();
         self.jobs.dedup();

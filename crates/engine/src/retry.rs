@@ -26,7 +26,6 @@ impl Run {
         }
         let job = lease.attempt.job;
         self.held.remove(&job);
-        effects.released.push(lease.attempt);
         let free = self.jobs[job.at()].attempts.last().is_some_and(|last| last.is_offered());
         if !free {
             self.attempt_over(job, at, effects);
@@ -51,9 +50,10 @@ impl Run {
     }
 
     fn attempt_over(&mut self, at: JobIndex, now: Timestamp, effects: &mut Effects) {
+        let Some(attempt) = self.jobs[at.at()].attempts.last() else { return };
+        let Some(outcome) = attempt.outcome.clone() else { return };
+        effects.released.push(attempt.id);
         self.tally.n_open -= 1;
-        let attempt = self.jobs[at.at()].attempts.last();
-        let Some(outcome) = attempt.and_then(|attempt| attempt.outcome.clone()) else { return };
         let Some((kind, reason)) = self.failure(at, &outcome) else {
             let (state, reason) = match outcome {
                 Outcome::Cancelled => (JobState::Cancelled, Some(self.cancelled_reason(at))),

@@ -53,6 +53,12 @@ async fn run(executor: HostExecutor, folder: &Path) {
         right.await.expect("no panic");
         report(&format!("session, {name}, two at once"), watch.elapsed());
     }
+    let watch = Stopwatch::start();
+    for at in 0..N_SESSIONS {
+        let at = 3 * N_SESSIONS + at;
+        run_in(&executor, spec(folder, at, kind), "echo a line").await;
+    }
+    report("session, with overlay and a line of output", watch.elapsed());
     steps(&executor, folder).await;
     for _ in 0..3 {
         output(&executor, folder, vec![]).await;
@@ -102,9 +108,13 @@ fn shell(script: &str) -> StepCommand {
 }
 
 async fn one(executor: &HostExecutor, folder: &Path, at: u32, kind: Option<OverlayKind>) {
-    let mut session = executor.open(spec(folder, at, kind)).await.expect("it opens");
+    run_in(executor, spec(folder, at, kind), "true").await;
+}
+
+async fn run_in(executor: &HostExecutor, spec: SessionSpec, script: &str) {
+    let mut session = executor.open(spec).await.expect("it opens");
     let (_keep, cancel) = watch::channel(false);
-    assert_eq!(session.step(shell("true"), cancel).await, Ok(Exit::SUCCESS));
+    assert_eq!(session.step(shell(script), cancel).await, Ok(Exit::SUCCESS));
     assert_eq!(session.close().await, Ok(()));
 }
 

@@ -16,6 +16,7 @@ mod mask;
 pub mod host;
 
 pub use contract::{
-    Attached, Executor, LogPosition, OpenError, Session, SessionSpec, StepCommand, StepDone, StepError,
+    Attached, Executor, LogPosition, OpenError, Session, SessionSpec, StepCommand, StepDone,
+    StepError,
 };
 pub use host::{HostExecutor, HostSession, OverlayKind, Spawner};

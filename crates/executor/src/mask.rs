@@ -177,16 +177,8 @@ fn add_base64(secret: &[u8], add: &mut impl FnMut(Vec<u8>)) {
 
 /// Without padding.
 fn base64(bytes: &[u8]) -> Vec<u8> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = Vec::with_capacity(bytes.len() * 4 / 3 + 3);
-    for three in bytes.chunks(3) {
-        let word = three.iter().fold(0u32, |word, b| word << 8 | u32::from(*b));
-        let word = word << (8 * (3 - three.len()));
-        for at in 0..=three.len() {
-            text.push(ALPHABET[(word >> (18 - 6 * at)) as usize & 63]);
-        }
-    }
-    text
+    let padded = kiln_stdx::base64::encode(bytes);
+    padded.trim_end_matches('=').as_bytes().to_vec()
 }
 
 fn url_encoded(text: &str, upper: bool, plus: bool) -> Vec<u8> {

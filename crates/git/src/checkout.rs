@@ -20,8 +20,9 @@ use crate::error::GitError;
 use crate::objects::Objects;
 use crate::tree::{self, Entry, Kind};
 
-/// Up to so many files the pipe is faster than starting git.
-const FILES_BY_PIPE_MAX: usize = 2_000;
+/// Up to so many files the pipe is faster than starting git, which takes as long as 50 files, and
+/// then writes each a little faster.
+const FILES_BY_PIPE_MAX: usize = 500;
 
 /// Most entries of one tree, so that a tree that repeats itself cannot fill memory and disk: 48
 /// levels of two entries each would be 10^14 files.

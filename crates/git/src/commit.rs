@@ -25,7 +25,8 @@ pub struct CommitInfo {
 impl CommitInfo {
     /// Its author asks that it starts nothing: `[skip ci]` or a usual variant in the message.
     pub fn asks_to_skip(&self) -> Option<&'static str> {
-        const WORDS: [&str; 5] = ["[skip ci]", "[ci skip]", "[no ci]", "[skip kiln]", "[kiln skip]"];
+        const WORDS: [&str; 5] =
+            ["[skip ci]", "[ci skip]", "[no ci]", "[skip kiln]", "[kiln skip]"];
         let message = self.message.to_lowercase();
         WORDS.into_iter().find(|word| message.contains(word))
     }
@@ -46,7 +47,9 @@ impl CommitInfo {
         let (head, message) = (text(head), text(message));
         // Header lines come in a fixed order; a signature's lines begin with a space.
         let field = |key: &str| {
-            head.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).map(str::to_owned)
+            head.lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+                .map(str::to_owned)
         };
         let damaged = || GitError::Failed {
             doing: "reading a commit",

@@ -19,9 +19,8 @@ pub(crate) const PROTOCOLS: &str = "https:http:ssh:git";
 impl Location {
     /// Reads what a person wrote. `file:///path` is the path.
     pub fn parse(text: &str) -> Result<Self, GitError> {
-        let refused = |why| {
-            Err(GitError::Refused { what: "the repository", text: shown(text), why })
-        };
+        let refused =
+            |why| Err(GitError::Refused { what: "the repository", text: shown(text), why });
         if text.is_empty() {
             return refused("it is empty");
         }

@@ -241,8 +241,11 @@ impl Source {
 
     fn refs(&self) -> Result<Vec<(String, String)>, GitError> {
         let mut git = command::local(&self.common_dir);
-        git.args(["for-each-ref", "--format=%(objectname)%09%(refname)%0a%(*objectname)%09%(refname)^{}"])
-            .args(["refs/heads", "refs/tags"]);
+        git.args([
+            "for-each-ref",
+            "--format=%(objectname)%09%(refname)%0a%(*objectname)%09%(refname)^{}",
+        ])
+        .args(["refs/heads", "refs/tags"]);
         let listed = kiln_stdx::process::output(&mut git)
             .map_err(|error| GitError::process("listing refs", error))?;
         let listed = String::from_utf8_lossy(&listed).into_owned();

@@ -73,9 +73,8 @@ fn join_packs(mirror: &Path) -> Result<(), GitError> {
 /// Runs git with lines on its standard input.
 fn feed(git: &mut Command, lines: &str, doing: &'static str) -> Result<(), GitError> {
     git.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = git
-        .spawn()
-        .map_err(|cause| GitError::process(doing, process::failed_start(git, cause)))?;
+    let mut child =
+        git.spawn().map_err(|cause| GitError::process(doing, process::failed_start(git, cause)))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A git that ends early says why on standard error.
         let _ = stdin.write_all(lines.as_bytes());

@@ -58,7 +58,8 @@ impl WorkingTree {
     fn symbolic_head(&self) -> Result<Option<String>, GitError> {
         let mut git = command::in_tree(&self.root);
         git.args(["symbolic-ref", "--quiet", "HEAD"]);
-        let done = process::any_output(&mut git).map_err(|e| GitError::process("reading HEAD", e))?;
+        let done =
+            process::any_output(&mut git).map_err(|e| GitError::process("reading HEAD", e))?;
         let name = String::from_utf8_lossy(&done.stdout).trim_end().to_owned();
         Ok((!name.is_empty()).then_some(name))
     }
@@ -153,7 +154,5 @@ fn dot_git(folder: &Path) -> Option<PathBuf> {
 }
 
 fn is_git_folder(folder: &Path) -> bool {
-    folder.join("HEAD").is_file()
-        && folder.join("objects").is_dir()
-        && folder.join("refs").is_dir()
+    folder.join("HEAD").is_file() && folder.join("objects").is_dir() && folder.join("refs").is_dir()
 }

@@ -245,7 +245,8 @@ pub async fn inputs(
     branch: Option<String>,
 ) -> Result<Vec<Input>, AskError> {
     let asked = TriggerRun { branch, ..TriggerRun::default() };
-    let file = with_revision(app, project, asked, |mirror, id, _| plan::manifest(mirror, &id)).await?;
+    let file =
+        with_revision(app, project, asked, |mirror, id, _| plan::manifest(mirror, &id)).await?;
     Ok(file.map(|file| kiln_manifest::inputs(&file)).unwrap_or_default())
 }
 
@@ -329,10 +330,7 @@ pub async fn rerun(app: &App, run: &RunRow, asked: Rerun, by: String) -> Result<
         return Err(conflict("no_plan", message.to_owned()));
     };
     let bad = |state| {
-        matches!(
-            state,
-            JobState::Failed | JobState::Lost | JobState::Cancelled | JobState::Warning
-        )
+        matches!(state, JobState::Failed | JobState::Lost | JobState::Cancelled | JobState::Warning)
     };
     let jobs: Vec<JobIndex> = match &asked.job {
         Some(name) => {

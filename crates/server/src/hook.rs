@@ -19,6 +19,7 @@ use kiln_model::ProjectName;
 use kiln_stdx::fs::{FsError, Named, create_private_dir, write_atomic};
 use kiln_stdx::{Clock, SystemClock, process};
 
+use crate::report::whole;
 use crate::runs::Places;
 use crate::serve::socket::reachable;
 
@@ -126,7 +127,13 @@ fn hooks_folder(repository: &Path) -> Result<PathBuf, HookError> {
 
 /// What the hook does with the lines that git gives it. Whatever happens is said on `out`, which git
 /// shows to who pushes, and the push stays a success.
-pub fn post_receive(data: &Path, project: &str, actor: Option<String>, stdin: impl Read, out: &mut dyn Write) {
+pub fn post_receive(
+    data: &Path,
+    project: &str,
+    actor: Option<String>,
+    stdin: impl Read,
+    out: &mut dyn Write,
+) {
     let refs = updates(stdin);
     if refs.is_empty() {
         return;
@@ -137,18 +144,32 @@ pub fn post_receive(data: &Path, project: &str, actor: Option<String>, stdin: im
     let said = match tell(&places, &push) {
         Ok(answer) => shown(&answer),
         Err(Untold::Refused(message)) => format!("kiln: {message}\n"),
-        Err(Untold::Away(cause)) => match leave(&places, &push) {
-            Ok(()) => "kiln: the server is not running; the push is noted and its runs start when \
-                       it is back\n"
-                .to_owned(),
-            Err(error) => format!(
-                "kiln: the server is not running ({cause}), and the push could not be noted: \
-                 {error}\n"
-            ),
-        },
+        Err(Untold::Away(cause)) => {
+            let away = away(&cause);
+            match leave(&places, &push) {
+                Ok(()) => {
+                    format!("kiln: {away}; the push is noted and its runs start when it is back\n")
+                }
+                Err(error) => {
+                    let error = whole(&error);
+                    format!("kiln: {away}, and the push could not be noted: {error}\n")
+                }
+            }
+        }
     };
     // Who pushes may have gone; the push is taken all the same.
     let _ = out.write_all(said.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Why there was no answer, in words.
+fn away(cause: &io::Error) -> String {
+    use io::ErrorKind as K;
+    match cause.kind() {
+        K::NotFound | K::ConnectionRefused => "the server is not running".to_owned(),
+        K::PermissionDenied => "the server's data folder belongs to another user".to_owned(),
+        K::WouldBlock | K::TimedOut => "the server does not answer in time".to_owned(),
+        _ => format!("the server does not answer ({cause})"),
+    }
 }
 
 /// Lines `<old> <new> <ref>`.

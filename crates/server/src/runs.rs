@@ -255,9 +255,8 @@ impl Runs {
             let attempt = attempt_of(&run, lease.attempt);
             let started = attempt.is_some_and(|attempt| attempt.started_at.is_some());
             self.inner.leases.insert(lease, started, now);
-            if let Some(lock_name) = attempt.and_then(|attempt| attempt.lock.clone()) {
-                lock(&self.inner.queue).hold(live.row.project, lease.attempt, lock_name);
-            }
+            let held_lock = attempt.and_then(|attempt| attempt.lock.clone());
+            lock(&self.inner.queue).resume(live.row.project, lease.attempt, held_lock);
         }
         for (lease, by) in run.stops() {
             self.inner.leases.stop(lease, by);

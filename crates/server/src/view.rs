@@ -106,9 +106,10 @@ pub async fn why(
         Some(Reason::Condition { trace, .. }) => Some(trace.clone()),
         _ => None,
     };
-    let summary = match &reason {
-        Some(reason) => format!("{state}: {reason}"),
-        None => state.clone(),
+    let summary = match (at, &reason) {
+        (Some(_), Some(lock @ Reason::Lock { .. })) => format!("{state}: {lock}"),
+        (Some(job), _) => kiln_engine::explain::job_summary(&run, job),
+        (None, _) => kiln_engine::explain::summary(&run),
     };
     let history = kiln_engine::explain::history(&run, &events, at)
         .into_iter()

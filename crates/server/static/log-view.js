@@ -4,9 +4,10 @@
 // drawing shows the lines from there in a few recycled rows that stick to the window, asking for
 // what is not here (log-lines.js). Rows flow, so wrapped lines may have any height. At the end the
 // last row stands on the lower edge.
-import { look, parseLine, PLAIN } from "./ansi.js";
 import { LogLines } from "./log-lines.js";
+import { fillRow, LineStyles, makeRow } from "./log-row.js";
 import { barHeight, moved, toBar } from "./log-scroll.js";
+import { LogSearch } from "./log-search.js";
 
 /** Height of a row that is not wrapped; `log.css` has the same. */
 const ROW = 20;
@@ -23,20 +24,6 @@ export function parseHash(hash) {
   if (!found) return null;
   const [from, to] = [Number(found[1]), Number(found[2] ?? found[1])];
   return from < 1 ? null : { from: Math.min(from, to) - 1, to: Math.max(from, to) - 1 };
-}
-
-/** Parts of a text that do and do not contain `needle`, alternating, beginning with one that does not. */
-export function splitMatches(text, needle) {
-  if (!needle) return [text];
-  const parts = [];
-  const [lower, low] = [text.toLowerCase(), needle.toLowerCase()];
-  let at = 0;
-  for (let hit = lower.indexOf(low); hit >= 0; hit = lower.indexOf(low, at)) {
-    parts.push(text.slice(at, hit), text.slice(hit, hit + low.length));
-    at = hit + low.length;
-  }
-  parts.push(text.slice(at));
-  return parts;
 }
 
 const button = (icon, label, keys) => `
@@ -66,11 +53,9 @@ class LogView extends HTMLElement {
   #row = ROW;
   #bar = 0;
   #rows = [];
-  #styles = new WeakMap();
+  #styles = null;
   #marked = null;
-  #needle = "";
-  #hits = { lines: [], more: false };
-  #hit = -1;
+  #search = null;
   #searching = 0;
   #follows = false;
   #frame = 0;
@@ -83,6 +68,8 @@ class LogView extends HTMLElement {
     const src = this.getAttribute("src");
     const attempt = this.getAttribute("attempt");
     this.#lines = new LogLines(src, attempt, () => this.#grown());
+    this.#search = new LogSearch(this.#lines);
+    this.#styles = new LineStyles(this.#lines);
     this.#open(src, attempt);
   }
 
@@ -136,7 +123,7 @@ class LogView extends HTMLElement {
     this.addEventListener("click", (event) => this.#clicked(event), { signal });
     search.addEventListener("input", () => {
       clearTimeout(this.#searching);
-      this.#searching = setTimeout(() => this.#search(search.value), SEARCH_AFTER_MS);
+      this.#searching = setTimeout(() => this.#find(search.value), SEARCH_AFTER_MS);
     }, { signal });
     search.addEventListener("keydown", (event) => {
       if (event.key === "Enter") {
@@ -144,7 +131,7 @@ class LogView extends HTMLElement {
         this.#step(event.shiftKey ? -1 : 1);
       } else if (event.key === "Escape") {
         search.value = "";
-        this.#search("");
+        this.#find("");
         scroll.focus();
       }
     }, { signal });
@@ -337,7 +324,7 @@ class LogView extends HTMLElement {
     const box = this.#part(".log-rows");
     const rows = this.#rows;
     while (rows.length < size) {
-      const row = this.#makeRow();
+      const row = makeRow();
       row.n = rows.length ? rows.at(-1).n + 1 : first;
       rows.push(row);
       box.append(row);
@@ -362,94 +349,16 @@ class LogView extends HTMLElement {
     }
   }
 
-  #makeRow() {
-    const row = document.createElement("div");
-    row.className = "log-row";
-    row.number = document.createElement("a");
-    row.number.className = "log-n";
-    row.number.tabIndex = -1;
-    row.text = document.createElement("span");
-    row.text.className = "log-text";
-    row.append(row.number, row.text);
-    return row;
-  }
-
   #fill() {
     const steps = this.#steps();
-    const hit = this.#hits.lines[this.#hit];
+    const raw = this.#part("[data-raw]").href;
+    const { needle, line: hit } = this.#search;
     for (const row of this.#rows) {
-      const line = this.#lines.get(row.n);
-      const isMarked = this.#marked && row.n >= this.#marked.from && row.n <= this.#marked.to;
-      const step = steps.get(row.n) ?? "";
-      row.classList.toggle("is-marked", Boolean(isMarked));
+      const { from, to } = this.#marked ?? { from: 1, to: 0 };
+      row.classList.toggle("is-marked", row.n >= from && row.n <= to);
       row.classList.toggle("is-hit", row.n === hit);
-      row.classList.toggle("is-missing", !line);
-      if (row.shown === line && row.shownAt === row.n && row.shownNeedle === this.#needle && row.shownStep === step) continue;
-      Object.assign(row, { shown: line, shownAt: row.n, shownNeedle: this.#needle, shownStep: step });
-      row.number.dataset.n = row.n + 1;
-      row.number.href = `#L${row.n + 1}`;
-      row.number.setAttribute("aria-label", `Line ${row.n + 1}`);
-      row.text.replaceChildren(...(line ? this.#pieces(row.n, line) : []));
-      row.step?.remove();
-      row.step = null;
-      row.classList.toggle("is-step", Boolean(step));
-      if (step) {
-        row.step = document.createElement("bdi");
-        row.step.className = "log-step";
-        row.step.textContent = step;
-        row.append(row.step);
-      }
+      fillRow(row, { line: this.#lines.get(row.n), styles: this.#styles, needle, step: steps.get(row.n) ?? "", raw });
     }
-  }
-
-  #pieces(n, line) {
-    const { pieces } = parseLine(line.text, this.#styleBefore(n));
-    const nodes = [];
-    for (const { text, style } of pieces) {
-      const { className, color, background } = look(style);
-      const into = className || color || background ? document.createElement("span") : null;
-      if (into) {
-        into.className = className;
-        into.style.color = color;
-        into.style.backgroundColor = background;
-        nodes.push(into);
-      }
-      splitMatches(text, this.#needle).forEach((part, at) => {
-        if (!part) return;
-        const node = at % 2 ? document.createElement("mark") : document.createTextNode(part);
-        if (at % 2) node.textContent = part;
-        into ? into.append(node) : nodes.push(node);
-      });
-    }
-    if (line.cut_from !== undefined) {
-      const more = document.createElement("a");
-      more.className = "log-cut";
-      more.href = this.#part("[data-raw]").href;
-      const shown = new TextEncoder().encode(line.text).length;
-      more.dataset.text = `… ${count(Math.max(line.cut_from - shown, 0))} bytes more, open raw`;
-      more.setAttribute("aria-label", more.dataset.text);
-      nodes.push(more);
-    }
-    return nodes;
-  }
-
-  /** The style with which a line begins: colours may go on over lines. Looks back a little only. */
-  #styleBefore(n) {
-    const BACK = 100;
-    let from = n;
-    while (from > 0 && n - from < BACK) {
-      const before = this.#lines.get(from - 1);
-      if (!before) break;
-      from -= 1;
-      if (this.#styles.has(before)) break;
-    }
-    let style = PLAIN;
-    for (let at = from; at < n; at += 1) {
-      const line = this.#lines.get(at);
-      if (!this.#styles.has(line)) this.#styles.set(line, parseLine(line.text, style).style);
-      style = this.#styles.get(line);
-    }
-    return style;
   }
 
   /** First lines of steps, as the page says them. */
@@ -482,53 +391,19 @@ class LogView extends HTMLElement {
 
   // ---- Search ----
 
-  async #search(text) {
-    this.#needle = text;
-    this.#hits = { lines: [], more: false };
-    this.#hit = -1;
-    if (text) await this.#more(0, text);
-    if (this.#needle !== text) return;
-    if (text && this.#hits.lines.length) this.#step(1);
-    this.#tellHits();
-    this.#draw();
-  }
-
-  async #more(from, text) {
-    const told = this.#part(".log-hits");
-    told.textContent = "Searching…";
-    try {
-      const found = await this.#lines.search(text, from);
-      if (this.#needle !== text) return;
-      this.#hits = { lines: this.#hits.lines.concat(found.lines), more: found.more };
-    } catch {
-      this.#hits.more = false;
-      told.textContent = "The search failed";
-    }
+  async #find(needle) {
+    if (needle) this.#part(".log-hits").textContent = "Searching…";
+    if (await this.#search.begin(needle)) await this.#step(1);
   }
 
   async #step(by) {
-    const { lines } = this.#hits;
-    if (!lines.length) return;
-    if (this.#hit < 0) {
-      // From where the reader is: the first match in view or after it.
-      const at = lines.findIndex((line) => line >= Math.floor(this.#top));
-      this.#hit = by > 0 ? (at < 0 ? 0 : at) : at < 0 ? lines.length - 1 : Math.max(at - 1, 0);
-    } else if (by > 0 && this.#hit === lines.length - 1 && this.#hits.more) {
-      await this.#more(lines.at(-1) + 1, this.#needle);
-      this.#hit = Math.min(this.#hit + 1, this.#hits.lines.length - 1);
-    } else {
-      this.#hit = (this.#hit + by + lines.length) % lines.length;
+    await this.#search.step(by, Math.floor(this.#top));
+    this.#part(".log-hits").textContent = this.#search.told();
+    if (this.#search.line !== undefined) {
+      this.#follow(false);
+      this.#show(this.#search.line);
     }
-    this.#follow(false);
-    this.#show(this.#hits.lines[this.#hit]);
-    this.#tellHits();
-  }
-
-  #tellHits() {
-    const { lines, more } = this.#hits;
-    const all = `${count(lines.length)}${more ? "+" : ""}`;
-    const text = !this.#needle ? "" : !lines.length ? "No match" : `${count(this.#hit + 1)} of ${all}`;
-    this.#part(".log-hits").textContent = text;
+    this.#draw();
   }
 }
 

@@ -58,3 +58,25 @@ pub mod list {
         Ok(Vec::<One>::deserialize(from)?.into_iter().map(|One(path)| path).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Both {
+        #[serde(with = "super")]
+        one: PathBuf,
+        #[serde(with = "super::list")]
+        many: Vec<PathBuf>,
+    }
+
+    #[test]
+    fn a_path_is_text_when_it_can_be_and_survives_when_it_cannot() {
+        let odd = PathBuf::from(OsString::from_vec(b"/a\xff".to_vec()));
+        let both = Both { one: "/plain".into(), many: vec![odd, "ü".into()] };
+        let text = serde_json::to_string(&both).unwrap();
+        assert_eq!(text, r#"{"one":"/plain","many":[[47,97,255],"ü"]}"#);
+        assert_eq!(serde_json::from_str::<Both>(&text).unwrap(), both);
+    }
+}

@@ -157,6 +157,8 @@ mod tests {
     #[test]
     fn a_missing_program_is_named() {
         let missing = output_within(&mut command("no-such-program"), Duration::from_secs(60));
-        assert!(matches!(missing, Err(ProcessError::Missing { program }) if program == "no-such-program"));
+        assert!(
+            matches!(missing, Err(ProcessError::Missing { program }) if program == "no-such-program")
+        );
     }
 }

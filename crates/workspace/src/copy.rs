@@ -81,9 +81,8 @@ fn is_below(root: &Path, path: &Path) -> bool {
     let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
     let mut above = path.ancestors().skip(1);
     plain
-        && above.all(|folder| {
-            fs::symlink_metadata(root.join(folder)).is_ok_and(|meta| meta.is_dir())
-        })
+        && above
+            .all(|folder| fs::symlink_metadata(root.join(folder)).is_ok_and(|meta| meta.is_dir()))
 }
 
 fn apply_folder(layer: &Path, to: &Path, links: &mut Links) -> Result<(), FsError> {

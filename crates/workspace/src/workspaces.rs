@@ -96,6 +96,18 @@ impl Workspaces {
         self.root.join("attempts").join(attempt.to_string())
     }
 
+    /// Attempts that have a folder: after a crash, those to attach to, or to reap and discard.
+    pub fn attempts(&self) -> Result<Vec<AttemptId>, WorkspaceError> {
+        let folder = self.root.join("attempts");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&folder).named("list", &folder)? {
+            let name = entry.named("list", &folder)?.file_name();
+            found.extend(name.to_str().and_then(|name| name.parse::<AttemptId>().ok()));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
     /// The folder of a layer that is on this machine.
     pub fn layer_path(&self, layer: &LayerId) -> Option<PathBuf> {
         let (folder, name) = match layer {
@@ -126,6 +138,7 @@ impl Workspaces {
             // The kernel stacks no tree with another that is inside it.
             _ if self.root.starts_with(&stack.base) => None,
             Driver::Overlay => Some(false),
+            Driver::OverlayUser if has_foreign_owners(base, &stack.base)? => None,
             Driver::OverlayUser => Some(true),
             Driver::Copy => None,
         };
@@ -280,6 +293,20 @@ impl Workspaces {
             Err(WorkspaceError::Missing(missing))
         }
     }
+}
+
+/// Whether a working tree has files, near its top, that belong to somebody else.
+///
+/// In a user namespace with one user, the kernel cannot copy such a file up: the first write to it
+/// would fail with "value too large". Deeper ones are not looked for: that would take as long as the
+/// copy that it is to avoid.
+fn has_foreign_owners(base: &Base, tree: &Path) -> Result<bool, FsError> {
+    use std::os::unix::fs::MetadataExt;
+    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let Base::WorkingTree { .. } = base else { return Ok(false) };
+    let own = fs::symlink_metadata(tree).named("read", tree)?;
+    let mut all = tree::entries(tree)?.into_iter().map(|(_, meta)| meta).chain([own]);
+    Ok(all.any(|meta| (meta.uid(), meta.gid()) != me))
 }
 
 /// Layers, found. Lowest first.

@@ -234,7 +234,8 @@ impl Client {
         let bytes = answer.bytes().await.unwrap_or_default();
         let body = serde_json::from_slice::<ErrorBody>(&bytes).ok().filter(|_| json);
         let (message, help) = match body {
-            Some(body) => (body.message, body.help),
+            // The rendered complaints about a manifest say so themselves.
+            Some(body) => (body.message.trim_start_matches("error: ").to_owned(), body.help),
             None => (format!("the server at {} answered {status}", self.url), None),
         };
         let failure = match status.as_u16() {

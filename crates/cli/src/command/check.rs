@@ -1,10 +1,8 @@
 //! `kiln check`: every problem of a manifest, with its place.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kiln_git::WorkingTree;
-use kiln_manifest::Planned;
 use kiln_manifest::diagnostic::Severity;
 
 use crate::error::{Exit, Result};
@@ -38,25 +36,20 @@ pub fn run(args: &Args, out: &Output) -> Result<Exit> {
     let from = directory(args.directory.as_deref())?;
     let root = root(&from, args.file.as_deref());
     let manifest = pipeline::manifest(&root, &from, args.file.as_deref())?;
-    let trigger = pipeline::local_trigger(None, None, BTreeMap::new());
-    let (planned, complaints) = kiln_manifest::plan(&manifest.file, &trigger);
+    let complaints = kiln_manifest::check(&manifest.file);
     let n_errors = complaints.iter().filter(|c| c.severity == Severity::Error).count();
-    let refused = n_errors > 0 || matches!(planned, Planned::Refused);
+    let refused = n_errors > 0;
     if args.json {
         out.json(&complaints)?;
     } else {
         out.lines(&pipeline::render(&complaints, &manifest.file.bytes, out.colour()))?;
         let path = &manifest.file.path;
         let n_warnings = complaints.len() - n_errors;
-        let verdict = match &planned {
+        let verdict = match n_warnings {
             _ if refused => out.paint(Style::Red, &errors_in_words(n_errors)),
-            Planned::Plan(plan) if n_warnings == 0 => match plan.jobs.len() {
-                1 => "1 job, no problems".to_owned(),
-                n => format!("{n} jobs, no problems"),
-            },
-            _ if n_warnings == 0 => "no problems".to_owned(),
-            _ if n_warnings == 1 => "1 warning".to_owned(),
-            _ => format!("{n_warnings} warnings"),
+            0 => "no problems".to_owned(),
+            1 => "1 warning".to_owned(),
+            n => format!("{n} warnings"),
         };
         out.lines(&format!("{path}: {verdict}\n"))?;
     }

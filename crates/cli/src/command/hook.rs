@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::output;
+use crate::place::user_name;
 
 /// Whether these arguments (without the program) are a call by git.
 pub fn is_called(mut args: impl Iterator<Item = OsString>) -> bool {
@@ -43,9 +44,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Who pushes, as the server of the repository names them, else the account.
 fn actor() -> Option<String> {
-    ["GL_USERNAME", "GITEA_PUSHER_NAME", "KILN_USER", "USER", "LOGNAME"]
+    let pusher = ["GL_USERNAME", "GITEA_PUSHER_NAME"]
         .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()))
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()));
+    Some(pusher.unwrap_or_else(user_name))
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ async fn all(args: &Args, out: &Output, origin: Origin) -> Result<Exit> {
     if args.follow && !detail.run.state.is_over() {
         // Following a whole run is watching it as a reader of lines does.
         let lines = out.without_cursor();
-        return follow(&lines, args.json, origin.watched()?).await;
+        return follow(&lines, args.json, origin.watched()?, None).await;
     }
     let only = detail.jobs.len() == 1;
     for job in detail.jobs.iter().filter(|job| job.attempt > 0) {

@@ -1,11 +1,13 @@
 //! `kiln rerun`: new attempts of jobs, in the same run, under the same plan.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use kiln_api::user::Rerun;
 use kiln_executor::Spawner;
 use kiln_model::layer::Source;
 use kiln_model::{JobIndex, JobState, Plan};
+use kiln_stdx::{Clock, SystemClock};
 use kiln_store::RunRow;
 
 use crate::client::ServerArgs;
@@ -18,7 +20,7 @@ use crate::origin::Origin;
 use crate::output::{Output, Style};
 use crate::pipeline::unknown_job;
 use crate::reference::Reference;
-use crate::watch::Watched;
+use crate::watch::{Picture, Watched};
 
 /// Run the jobs of a run again
 ///
@@ -77,9 +79,13 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     match Origin::find(&args.reference, &args.server, args.directory.as_deref()).await? {
         Origin::Local { local, row } => rerun_here(args, job, spawner, out, &local, *row).await,
         Origin::Server { client, project, number } => {
+            let seen = client.run(&project, number).await?;
+            let seen = Picture::of_server(seen, HashMap::new());
+            let began_at = Some(SystemClock.now());
             client.rerun(&project, number, &Rerun { failed: args.failed, job }).await?;
             if args.follow {
-                return follow(out, args.json, Watched::server(client, project, number)).await;
+                let watched = Watched::server(client, project, number, began_at);
+                return follow(out, args.json, watched, Some(seen)).await;
             }
             let reference = format!("{project}#{number}");
             if args.json {

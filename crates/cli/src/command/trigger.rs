@@ -7,7 +7,7 @@ use crate::error::{Exit, Result};
 use crate::interrupt::Interrupts;
 use crate::output::{Output, Style};
 use crate::pipeline::key_value;
-use crate::watch::{Ended, Shown, Watched};
+use crate::watch::{Ended, Picture, Shown, Watched};
 
 /// Start a run of a project
 ///
@@ -60,14 +60,20 @@ pub async fn run(args: Args, out: &Output) -> Result<Exit> {
         }
         return Ok(Exit::Success);
     }
-    follow(out, args.json, Watched::server(client, run.project, run.number)).await
+    let watched = Watched::server(client, run.project, run.number, None);
+    follow(out, args.json, watched, None).await
 }
 
-/// Watches a server's run to its end.
-pub async fn follow(out: &Output, json: bool, mut watched: Watched) -> Result<Exit> {
+/// Watches a run that is not driven here to its end. `seen`: what is not news.
+pub async fn follow(
+    out: &Output,
+    json: bool,
+    mut watched: Watched,
+    seen: Option<Picture>,
+) -> Result<Exit> {
     let mut interrupts = Interrupts::listen()?;
     let shown = Shown { out, json };
-    match shown.watch(&mut watched, &mut interrupts, None).await? {
+    match shown.watch(&mut watched, &mut interrupts, seen.as_ref()).await? {
         (Ended::Over(picture), shower) => shown.end(&watched, &picture, shower).await,
         (Ended::Left(picture), _) => {
             let reference = picture.reference;

@@ -30,16 +30,13 @@ pub enum Watched {
         began_at: Option<Timestamp>,
     },
     /// Driven by another process of this machine.
-    Elsewhere {
-        local: Local,
-        run: RunId,
-        growth: Growth,
-    },
+    Elsewhere { local: Local, run: RunId, growth: Growth },
     Server {
         client: Client,
         project: String,
         number: i64,
         live: Option<Stream>,
+        began_at: Option<Timestamp>,
     },
 }
 
@@ -64,8 +61,14 @@ impl Watched {
         })
     }
 
-    pub fn server(client: Client, project: String, number: i64) -> Self {
-        Self::Server { client, project, number, live: None }
+    /// `began_at`: when the rerun that is watched was asked for.
+    pub fn server(
+        client: Client,
+        project: String,
+        number: i64,
+        began_at: Option<Timestamp>,
+    ) -> Self {
+        Self::Server { client, project, number, live: None, began_at }
     }
 
     /// What an interrupt of the watching process means.
@@ -97,14 +100,15 @@ impl Watched {
                 let (row, run) = local.runs().await?.view(*run).await?;
                 Ok(Picture::of_local(&row, &run))
             }
-            Self::Server { client, project, number, live } => {
+            Self::Server { client, project, number, live, began_at } => {
                 if live.is_none() {
                     // Before looking, so that nothing falls in between.
                     *live = client.run_live(project, *number).await.ok();
                 }
                 let detail = client.run(project, *number).await?;
                 let details = running_jobs(client, project, *number, &detail).await;
-                Ok(Picture::of_server(detail, details))
+                let picture = Picture::of_server(detail, details);
+                Ok(Picture { began_at: began_at.unwrap_or(picture.began_at), ..picture })
             }
         }
     }

@@ -44,10 +44,12 @@ struct Stood {
 
 impl Queue {
     /// Puts an attempt at the end of its line. Offered already, it keeps its place; taken, it is
-    /// released first.
+    /// released and gets its place back.
     pub fn offer(&mut self, project: ProjectId, offer: Offer) {
+        let stood = self.taken.get(&offer.attempt).and_then(|taken| taken.stood.as_ref());
+        let known = stood.map(|stood| stood.place.1);
+        let known = known.or(self.offered.get(&offer.attempt).map(|(_, place)| place.1));
         self.release(offer.attempt);
-        let known = self.offered.get(&offer.attempt).map(|(_, place)| place.1);
         self.withdraw(offer.attempt);
         let position = known.unwrap_or_else(|| {
             self.next_position += 1;

@@ -184,12 +184,13 @@ fn what_is_withdrawn_is_gone_and_what_is_offered_twice_is_there_once() {
 }
 
 #[test]
-fn an_attempt_that_is_offered_again_is_taken_from_whoever_had_it() {
+fn an_attempt_that_is_offered_again_is_taken_from_its_holder_and_stands_where_it_stood() {
     let mut queue = Queue::default();
-    queue.offer(P, locked(0, &["x"], 1));
+    (0..3).for_each(|at| queue.offer(P, locked(at, &["x"], 1)));
     assert_eq!(take(&mut queue), Some(0));
     queue.offer(P, locked(0, &["x"], 1));
-    assert_eq!(take(&mut queue), Some(0));
+    assert_eq!(take(&mut queue), Some(0), "where it stood, with the lock");
+    assert_eq!(queue.len(), 2);
 }
 
 #[test]

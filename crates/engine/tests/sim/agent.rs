@@ -62,10 +62,11 @@ enum Next {
     Over,
 }
 
-/// What an agent does that others can see besides its messages.
+/// A process is born: what others can see of an agent besides its messages.
 #[derive(Debug)]
-pub enum Deed {
-    StepStarts { lease: LeaseId, step: u32 },
+pub struct StepStarts {
+    pub lease: LeaseId,
+    pub step: u32,
 }
 
 impl Agent {
@@ -101,7 +102,7 @@ impl Agent {
     }
 
     /// Lets time do its work. Gives what it says and does.
-    pub fn tick(&mut self, now: u64, rng: &mut Rng) -> (Vec<Message>, Vec<Deed>) {
+    pub fn tick(&mut self, now: u64, rng: &mut Rng) -> (Vec<Message>, Vec<StepStarts>) {
         let (mut say, mut did) = (Vec::new(), Vec::new());
         match self.dead_until {
             Some(until) if now < until => return (say, did),
@@ -188,7 +189,7 @@ impl Agent {
 }
 
 impl Work {
-    fn go_on(&mut self, now: u64, rng: &mut Rng, did: &mut Vec<Deed>) {
+    fn go_on(&mut self, now: u64, rng: &mut Rng, did: &mut Vec<StepStarts>) {
         let (lease, before_start) = (self.lease, !self.begun);
         if self.stopping
             && !matches!(self.next, Next::Over)
@@ -214,7 +215,7 @@ impl Work {
         match &mut self.next {
             Next::StartStep(step) => {
                 let (step, log_from) = (*step, u64::from(*step) * 10);
-                did.push(Deed::StepStarts { lease, step });
+                did.push(StepStarts { lease, step });
                 self.saying = Some((EventKind::StepStarted { lease, step, log_from }, None));
                 self.next = Next::Step { step, until: now + rng.below(60_000) };
             }

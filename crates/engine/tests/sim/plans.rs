@@ -90,7 +90,7 @@ fn job(rng: &mut Rng, at: u64) -> (Job, Says) {
     job.steps.extend((0..rng.below(3)).map(|_| step.clone()));
     job.always = rng.chance(120);
     job.allow_failure = rng.chance(200);
-    job.approve = rng.chance(15).then(|| vec!["ops".to_owned()]);
+    job.approve = rng.chance(25).then(|| vec!["ops".to_owned()]);
     if rng.chance(300) {
         job.retry.attempts = u32::try_from(rng.between(1, 3)).expect("small");
         let all = [RetryOn::Failed, RetryOn::Timeout, RetryOn::Lost, RetryOn::Error];

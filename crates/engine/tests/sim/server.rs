@@ -24,7 +24,7 @@ pub enum Sabotage {
     NoFencing,
     /// What is over keeps its lock.
     KeepsLocks,
-    /// Facts that were told twice count twice: a repeated result opens the attempt again.
+    /// Some facts are accepted and never written.
     ForgetsEvents,
     /// Every other job that was skipped is shown as a success.
     HidesSkips,
@@ -43,6 +43,17 @@ impl Sabotage {
         Self::OffersStarted,
         Self::OffersEarly,
     ];
+
+    /// Words of the check that sees it.
+    pub fn is_noticed_by(self) -> &'static str {
+        match self {
+            Self::NoFencing => "is not live, and was heard",
+            Self::KeepsLocks => "not everything has ended",
+            Self::ForgetsEvents => "refused when folded",
+            Self::HidesSkips => "the oracle has skipped",
+            Self::OffersStarted | Self::OffersEarly => "in the queue,",
+        }
+    }
 }
 
 /// What survives a crash, of one run.

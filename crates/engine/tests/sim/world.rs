@@ -7,7 +7,7 @@ use kiln_stdx::Timestamp;
 
 use kiln_engine::run::Refused;
 
-use crate::agent::{Agent, Deed};
+use crate::agent::{Agent, StepStarts};
 use crate::checks::Checks;
 use crate::network::{Message, Network, Weather};
 use crate::oracle::{SILENT, closure};
@@ -179,8 +179,8 @@ impl World {
         }
         for at in 0..self.agents.len() {
             let (say, did) = self.agents[at].tick(self.now, &mut self.rng);
-            for deed in did {
-                self.witness(at, &deed)?;
+            for birth in did {
+                self.witness(at, &birth)?;
             }
             for message in say {
                 self.send(message);
@@ -196,9 +196,9 @@ impl World {
         Ok(())
     }
 
-    /// A process is born: nobody else may run one of the same job, and none twice.
-    fn witness(&mut self, agent: usize, deed: &Deed) -> Result<(), String> {
-        let Deed::StepStarts { lease, step } = deed;
+    /// Nobody else may run a process of the same job, and none is born twice.
+    fn witness(&mut self, agent: usize, birth: &StepStarts) -> Result<(), String> {
+        let StepStarts { lease, step } = birth;
         self.note(|| format!("agent {agent} runs step {step} of {lease}"));
         let attempt_steps =
             self.steps.range((LeaseId { epoch: kiln_model::Epoch(0), ..*lease }, 0)..);
@@ -313,7 +313,7 @@ impl World {
     /// An event for a run. `Ok(false)`: accepted, and the server died before it could say so.
     fn event(&mut self, at: usize, kind: EventKind) -> Result<Result<bool, Refused>, String> {
         let crash = self.rng.chance(self.weather.server_crashes);
-        let told = self.history.is_some().then(|| format!("{kind:?}")).unwrap_or_default();
+        let told = if self.history.is_some() { format!("{kind:?}") } else { String::new() };
         let applied = self.server.apply(at, kind, self.when(), crash, &mut self.checks)?;
         self.note(|| format!("run {}: {told} -> {applied:?}", at + 1));
         self.judge(at)?;

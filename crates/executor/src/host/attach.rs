@@ -99,8 +99,8 @@ impl Mark {
         if !environ.split(|byte| *byte == 0).any(|pair| pair == self.attempt) {
             return false;
         }
-        let in_namespace = self.namespace.is_some()
-            && mount_namespace(&pid.to_string()) == self.namespace;
+        let in_namespace =
+            self.namespace.is_some() && mount_namespace(&pid.to_string()) == self.namespace;
         let works_there = || {
             std::fs::read_link(format!("/proc/{pid}/cwd"))
                 .is_ok_and(|cwd| cwd.starts_with(OsStr::from_bytes(&self.folder)))
@@ -118,8 +118,7 @@ fn pids() -> impl Iterator<Item = i32> {
 }
 
 fn kill(pid: i32) -> bool {
-    Pid::from_raw(pid)
-        .is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
+    Pid::from_raw(pid).is_some_and(|pid| rustix::process::kill_process(pid, Signal::KILL).is_ok())
 }
 
 fn started_at(pid: i32) -> Option<u64> {

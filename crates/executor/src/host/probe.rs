@@ -28,7 +28,7 @@ pub(super) fn overlay_in(folder: &Path) -> Option<OverlayKind> {
 fn in_child(folder: &Path, kind: OverlayKind) -> bool {
     // SAFETY: an init has one thread.
     match unsafe { sys::fork() } {
-        Ok(Forked::Child) => sys::exit_now(i32::from(try_out(folder, kind).is_err())),
+        Ok(Forked::Child) => sys::run_and_exit(|| i32::from(try_out(folder, kind).is_err())),
         Ok(Forked::Parent(child)) => {
             let options = rustix::process::WaitOptions::empty();
             let ended = rustix::process::waitpid(Some(child), options);

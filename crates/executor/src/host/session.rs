@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kiln_model::{AttemptId, Exit};
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::ArtifactRule;
+use kiln_model::{AttemptId, Exit};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -23,7 +23,8 @@ use super::spawner::Spawner;
 use super::wire::{Ask, Inbox, Opening, Refusal, Tell, encode};
 use crate::contract::words;
 use crate::{
-    Attached, Executor, LogPosition, OpenError, Session, SessionSpec, StepCommand, StepDone, StepError,
+    Attached, Executor, LogPosition, OpenError, Session, SessionSpec, StepCommand, StepDone,
+    StepError,
 };
 
 /// Runs steps on this machine. Cheap to clone.
@@ -86,10 +87,7 @@ impl Executor for HostExecutor {
         }
     }
 
-    async fn attach(
-        &self,
-        attempt_dir: &Path,
-    ) -> Result<Option<Attached<HostSession>>, OpenError> {
+    async fn attach(&self, attempt_dir: &Path) -> Result<Option<Attached<HostSession>>, OpenError> {
         let path = attempt_dir.join(attach::SOCKET);
         let stream = match attach::with_short_path(&path, |short| StdUnixStream::connect(short)) {
             Ok(stream) => stream,

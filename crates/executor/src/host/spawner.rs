@@ -48,14 +48,10 @@ impl Spawner {
         // SAFETY: checked above that there is one thread.
         match unsafe { sys::fork() }? {
             Forked::Parent(_) => Ok(Self { socket: ours }),
-            Forked::Child => {
+            Forked::Child => sys::run_and_exit(|| {
                 drop(ours);
-                let code = match settle(theirs) {
-                    Ok(socket) => serve(&socket),
-                    Err(_) => 1,
-                };
-                sys::exit_now(code)
-            }
+                settle(theirs).map_or(1, |socket| serve(&socket))
+            }),
         }
     }
 
@@ -118,18 +114,17 @@ fn redirect(from: i32, to: i32) -> io::Result<()> {
     }
 }
 
-/// Forks an init per request until the owner is gone. Returns twice: as the spawner, at its end,
-/// and never as an init, which ends by itself.
+/// Forks an init per request until the owner is gone.
 fn serve(socket: &OwnedFd) -> i32 {
     loop {
         match next_request(socket) {
             Ok(Some(control)) => {
                 // SAFETY: this process never starts a thread.
                 match unsafe { sys::fork() } {
-                    Ok(Forked::Child) => {
+                    Ok(Forked::Child) => sys::run_and_exit(|| {
                         close_in_init(socket);
-                        sys::exit_now(super::init::run(UnixStream::from(control)))
-                    }
+                        super::init::run(UnixStream::from(control))
+                    }),
                     // Without a process the control socket closes, and the asker hears that.
                     Ok(Forked::Parent(_)) | Err(_) => {}
                 }

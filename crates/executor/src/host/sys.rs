@@ -26,9 +26,12 @@ pub(super) unsafe fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Ends the process at once: no destructors and no exit handlers, which belong to the process that
-/// this one was forked from.
-pub(super) fn exit_now(code: i32) -> ! {
+/// Does the work of a forked child and ends the process at once: no destructors and no exit handlers,
+/// which belong to the process that this one was forked from. Nor does a panic get out: it would
+/// unwind into that process's `main`, and there would be two of it.
+pub(super) fn run_and_exit(work: impl FnOnce() -> i32) -> ! {
+    const PANICKED: i32 = 101;
+    let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(PANICKED);
     // SAFETY: `_exit` has no preconditions.
     unsafe { libc::_exit(code) }
 }
@@ -211,7 +214,8 @@ extern "C" fn launched(shared: *mut libc::c_void) -> libc::c_int {
             && libc::dup2(launch.output, 1) == 1
             && libc::dup2(launch.output, 2) == 2;
         if !prepared {
-            shared.failure = Some(NotLaunched { errno: *libc::__errno_location(), candidate: None });
+            shared.failure =
+                Some(NotLaunched { errno: *libc::__errno_location(), candidate: None });
             return 127;
         }
         close_from(3);

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kiln_model::AttemptId;
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::ArtifactRule;
-use kiln_model::AttemptId;
 use kiln_stdx::overlay::Mount;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

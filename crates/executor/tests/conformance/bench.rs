@@ -107,10 +107,7 @@ pub fn secrets<const N: usize>(values: [&str; N]) -> Vec<Secret<String>> {
 }
 
 /// A step that nobody cancels.
-pub async fn step(
-    session: &mut impl Session,
-    command: StepCommand,
-) -> Result<Exit, StepError> {
+pub async fn step(session: &mut impl Session, command: StepCommand) -> Result<Exit, StepError> {
     let (_keep, never) = watch::channel(false);
     session.step(command, never).await
 }

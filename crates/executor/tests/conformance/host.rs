@@ -383,10 +383,11 @@ async fn the_reaper_spares_strangers(bench: Bench<HostExecutor>) {
 
 async fn a_session_that_dies_is_told_apart(bench: Bench<HostExecutor>) {
     let mut session = bench.open().await;
-    let (ended, ()) = tokio::join!(step(&mut session, sh("echo $$ > pid; exec sleep 1000")), async {
-        read_when_there(&bench.path("work/pid")).await;
-        process::output(process::command("kill").args(["-9", &init_pid(&bench)])).unwrap();
-    });
+    let (ended, ()) =
+        tokio::join!(step(&mut session, sh("echo $$ > pid; exec sleep 1000")), async {
+            read_when_there(&bench.path("work/pid")).await;
+            process::output(process::command("kill").args(["-9", &init_pid(&bench)])).unwrap();
+        });
     assert_eq!(ended, Err(StepError::Gone));
     let pid = read_when_there(&bench.path("work/pid")).await;
     until("the step goes with it", || !lives(&pid)).await;
@@ -403,9 +404,10 @@ async fn no_descriptor_is_left_open(bench: Bench<HostExecutor>) {
 }
 
 fn spawner_pid() -> String {
-    let children = std::fs::read_dir("/proc/self/task").unwrap().flatten().filter_map(|task| {
-        std::fs::read_to_string(task.path().join("children")).ok()
-    });
+    let children = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     let all: Vec<String> = children
         .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         .collect();

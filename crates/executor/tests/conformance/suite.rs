@@ -11,9 +11,7 @@ use kiln_model::log::{EVERY_BYTES, RECORD_BYTES, Record};
 use kiln_model::plan::ArtifactRule;
 use tokio::sync::watch;
 
-use crate::bench::{
-    Bench, Case, code, command, lives, read_when_there, secrets, sh, step, text,
-};
+use crate::bench::{Bench, Case, code, command, lives, read_when_there, secrets, sh, step, text};
 use crate::cases;
 
 pub fn cases<E: Executor>() -> Vec<Case<E>> {
@@ -115,7 +113,8 @@ async fn a_directory_that_is_not_there_is_kilns_error<E: Executor>(bench: Bench<
     ] {
         let mut command = command(["true"]);
         command.directory = Some(asked.to_owned());
-        let expected = StepError::Directory { directory: asked.to_owned(), cause: cause.to_owned() };
+        let expected =
+            StepError::Directory { directory: asked.to_owned(), cause: cause.to_owned() };
         assert_eq!(step(&mut session, command).await, Err(expected));
     }
     assert_eq!(step(&mut session, command(["true"])).await, Ok(Exit::SUCCESS));
@@ -267,7 +266,8 @@ async fn the_index_finds_lines<E: Executor>(bench: Bench<E>) {
 async fn the_first_bytes_are_announced_at_once<E: Executor>(bench: Bench<E>) {
     let mut session = bench.open().await;
     let mut position = session.log();
-    let running = step(&mut session, sh("echo first; while [ ! -e go ]; do sleep 0.01; done; seq 9"));
+    let running =
+        step(&mut session, sh("echo first; while [ ! -e go ]; do sleep 0.01; done; seq 9"));
     let heard = async {
         let heard = position.wait_for(|position| position.n_bytes == 6).await.unwrap().n_bytes;
         assert_eq!(text(&bench.log()), "first\n");
@@ -312,8 +312,8 @@ async fn a_message_of_kiln_is_masked_too<E: Executor>(bench: Bench<E>) {
 async fn a_step_that_takes_too_long_is_timed_out<E: Executor>(bench: Bench<E>) {
     let mut session = bench.open().await;
     let mut slow = sh("echo started; sleep 1000; echo never");
-    slow.timeout = Some(Duration::from_millis(200));
-    assert_eq!(step(&mut session, slow).await, Ok(Exit::TimedOut { after_ms: 200 }));
+    slow.timeout = Some(Duration::from_secs(1));
+    assert_eq!(step(&mut session, slow).await, Ok(Exit::TimedOut { after_ms: 1000 }));
     let mut quick = sh("exit 4");
     quick.timeout = Some(Duration::MAX);
     assert_eq!(step(&mut session, quick).await, Ok(code(4)));
@@ -323,10 +323,11 @@ async fn a_step_that_takes_too_long_is_timed_out<E: Executor>(bench: Bench<E>) {
 
 async fn who_ignores_term_is_killed<E: Executor>(bench: Bench<E>) {
     let mut session = bench.open_with(|spec| spec.grace = Duration::from_millis(100)).await;
-    let mut stubborn =
-        sh("trap '' TERM; sh -c 'echo $$ > inner; while :; do sleep 1; done' & while :; do sleep 1; done");
-    stubborn.timeout = Some(Duration::from_millis(200));
-    assert_eq!(step(&mut session, stubborn).await, Ok(Exit::TimedOut { after_ms: 200 }));
+    let mut stubborn = sh(
+        "trap '' TERM; sh -c 'echo $$ > inner; while :; do sleep 1; done' & while :; do sleep 1; done",
+    );
+    stubborn.timeout = Some(Duration::from_secs(1));
+    assert_eq!(step(&mut session, stubborn).await, Ok(Exit::TimedOut { after_ms: 1000 }));
     let inner = read_when_there(&bench.path("work/inner")).await;
     assert!(!lives(&inner));
     session.close().await.unwrap();
@@ -507,10 +508,8 @@ async fn artifacts_are_collected_by_glob<E: Executor>(bench: Bench<E>) {
 async fn an_artifact_that_is_missing_is_named<E: Executor>(bench: Bench<E>) {
     let mut session = bench.open().await;
     for glob in ["none.txt", "no/such/*", "**/*.xml"] {
-        let expected = StepError::Artifact {
-            what: glob.to_owned(),
-            cause: "no file matches it".to_owned(),
-        };
+        let expected =
+            StepError::Artifact { what: glob.to_owned(), cause: "no file matches it".to_owned() };
         assert_eq!(session.collect(rules([glob]), bench.path("objects")).await, Err(expected));
     }
     for glob in ["", "../x", "/etc/passwd", "a/../../b", "a[", "a/{b"] {
@@ -542,7 +541,9 @@ async fn artifacts_never_come_from_outside<E: Executor>(bench: Bench<E>) {
 
 async fn odd_artifacts_are_named<E: Executor>(bench: Bench<E>) {
     let mut session = bench.open().await;
-    step(&mut session, sh("mkfifo fifo; ln -s gone dangling; mkdir d; ln -s d folder")).await.unwrap();
+    step(&mut session, sh("mkfifo fifo; ln -s gone dangling; mkdir d; ln -s d folder"))
+        .await
+        .unwrap();
     let name = std::ffi::OsStr::from_bytes(b"caf\xe9");
     std::fs::write(bench.path("work").join(Path::new(name)), "").unwrap();
     for (glob, what, cause) in [

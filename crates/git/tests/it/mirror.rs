@@ -17,7 +17,10 @@ fn a_pushed_commit_is_read_without_a_fetch() {
         work.git(&["push", "--quiet", bare.path().to_str().unwrap(), "main"]);
         // The reading process was started before the later pushes.
         let info = mirror.commit(&commit).unwrap();
-        assert_eq!((info.title.as_str(), info.author.as_str()), (&*format!("number {n}"), "A <a@b>"));
+        assert_eq!(
+            (info.title.as_str(), info.author.as_str()),
+            (&*format!("number {n}"), "A <a@b>")
+        );
         let file = mirror.file(&commit, ".kiln.yml", 100).unwrap();
         assert_eq!(file.as_deref(), Some(format!("n: {n}\n").as_bytes()));
         bare.git(&["gc", "--quiet"]);

@@ -59,7 +59,9 @@ pub async fn get(
     let etag = format!("\"{}\"", artifact.digest);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok());
     let is_known = known.is_some_and(|known| {
-        known.split(',').any(|one| matches!(one.trim().trim_start_matches("W/"), tag if tag == etag || tag == "*"))
+        known.split(',').any(
+            |one| matches!(one.trim().trim_start_matches("W/"), tag if tag == etag || tag == "*"),
+        )
     });
     let objects = app.runs.objects().clone();
     let digest = artifact.digest.clone();

@@ -18,7 +18,10 @@ pub struct Error {
 
 impl Error {
     pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self { status, body: ErrorBody { code: code.to_owned(), message: message.into(), help: None } }
+        Self {
+            status,
+            body: ErrorBody { code: code.to_owned(), message: message.into(), help: None },
+        }
     }
 
     pub fn not_found(what: &'static str) -> Self {

@@ -143,7 +143,9 @@ mod tests {
             assert_eq!(ask(outside, 10), Part::Outside, "{outside}");
         }
         assert_eq!(ask("bytes=-1", 0), Part::Outside);
-        for whole in ["bytes=5-2", "bytes=a-b", "bytes=0-1,4-5", "lines=0-1", "bytes=-", "bytes=+1-"] {
+        for whole in
+            ["bytes=5-2", "bytes=a-b", "bytes=0-1,4-5", "lines=0-1", "bytes=-", "bytes=+1-"]
+        {
             assert_eq!(ask(whole, 10), Part::Whole, "{whole}");
         }
     }

@@ -52,11 +52,7 @@ impl Hosts {
 }
 
 /// Refuses what is not meant for this server, and changes that another site asks for.
-pub async fn origin(
-    State(hosts): State<Arc<Hosts>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub async fn origin(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
     match refused(&hosts, request.method(), request.headers(), request.uri().authority()) {
         Some(error) => error.into_response(),
         None => next.run(request).await,
@@ -163,10 +159,14 @@ mod tests {
 
     #[test]
     fn only_our_names_are_answered() {
-        for ours in ["localhost:4180", "LOCALHOST", "127.0.0.1:4180", "[::1]:4180", "ci.example.org"] {
+        for ours in
+            ["localhost:4180", "LOCALHOST", "127.0.0.1:4180", "[::1]:4180", "ci.example.org"]
+        {
             assert!(hosts().knows(ours), "{ours}");
         }
-        for theirs in ["evil.example", "localhost.evil.example", "127.0.0.1:9", "", "[::1", "0.0.0.0"] {
+        for theirs in
+            ["evil.example", "localhost.evil.example", "127.0.0.1:9", "", "[::1", "0.0.0.0"]
+        {
             assert!(!hosts().knows(theirs), "{theirs}");
         }
     }

@@ -77,10 +77,7 @@ pub async fn whole(
     let n_bytes = logs.len(target.id)?;
     let part = file::part(&headers, n_bytes, None);
     let (status, mut answer, range) = file::head(&part, n_bytes);
-    answer.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    answer.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if asked.download.is_some() {
         answer.insert(header::CONTENT_DISPOSITION, attachment(&target.file_name));
     }
@@ -111,8 +108,7 @@ pub async fn lines(
 ) -> Result<Json<LogWindow>, Error> {
     let target = target(&app, &of, asked.attempt).await?;
     let (logs, n) = (app.runs.logs().clone(), asked.n.unwrap_or(LINES).min(LINES_MAX));
-    let window =
-        blocking(move || logs.lines(target.id, asked.from, n, LINE_BYTES_MAX)).await?;
+    let window = blocking(move || logs.lines(target.id, asked.from, n, LINE_BYTES_MAX)).await?;
     let ends = window.starts.iter().copied().skip(1).chain([window.end]);
     let spans = window.starts.iter().copied().zip(ends);
     let texts = window.bytes.split_inclusive(|byte| *byte == b'\n');
@@ -166,7 +162,9 @@ pub fn attachment(name: &str) -> HeaderValue {
     let encoded: String = name
         .bytes()
         .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(b).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                char::from(b).to_string()
+            }
             _ => format!("%{b:02X}"),
         })
         .collect();

@@ -3,20 +3,20 @@
 //! [`router`] has every route. A handler is the question of one noun: it reads its arguments, calls
 //! `view` (to see) or `ask` (to do) and answers with a type of `kiln_api::user`.
 
-mod router;
-mod guard;
+mod artifact;
 mod error;
 mod extract;
-mod push;
-mod project;
-mod run;
+mod file;
+mod guard;
 mod job;
+mod live;
 mod log;
 mod log_stream;
-mod artifact;
-mod live;
+mod project;
+mod push;
+mod router;
+mod run;
 mod sse;
-mod file;
 
 pub use error::Error;
 pub use router::{private, public};

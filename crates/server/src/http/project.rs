@@ -30,10 +30,7 @@ pub async fn list(State(app): State<App>) -> Result<Json<Vec<Project>>, Error> {
 /// One project with its newest runs.
 ///
 /// Errors: `project_not_found`.
-pub async fn show(
-    State(app): State<App>,
-    At(name): At<String>,
-) -> Result<Json<Project>, Error> {
+pub async fn show(State(app): State<App>, At(name): At<String>) -> Result<Json<Project>, Error> {
     let row = extract::project(&app, &name).await?;
     shown(&app, row).await
 }

@@ -110,7 +110,11 @@ pub async fn plan(
     let row = extract::run(&app, &project, &number).await?;
     let plan = app.runs.store().plan(row.id).await?;
     plan.map(Json).ok_or_else(|| {
-        Error::new(StatusCode::NOT_FOUND, "no_plan", "the run has no plan: its manifest was refused")
+        Error::new(
+            StatusCode::NOT_FOUND,
+            "no_plan",
+            "the run has no plan: its manifest was refused",
+        )
     })
 }
 

@@ -11,8 +11,8 @@
 use kiln_api::user::{Push, PushAnswer, StartedRun};
 use kiln_forge::plain::{self, Pushed};
 use kiln_git::{GitError, Mirror, refs};
-use kiln_model::layer::Source;
 use kiln_model::ProjectName;
+use kiln_model::layer::Source;
 use kiln_store::{NewDelivery, NewRun, ProjectRow, StoreError};
 
 use super::plan::{self, Outcome};
@@ -67,7 +67,8 @@ pub(crate) async fn take_in_turn(
         Ok(answer) => Ok(answer),
         Err(error) => {
             super::retry::failed(app, project.id, id, &error).await;
-            let notes = vec![format!("recorded, and will be tried again: {}", report::whole(&error))];
+            let notes =
+                vec![format!("recorded, and will be tried again: {}", report::whole(&error))];
             Ok(PushAnswer { runs: Vec::new(), notes })
         }
     }

@@ -5,12 +5,12 @@
 //!
 //! Always: one delivery of a project at a time; a delivery that fails waits and blocks nobody.
 
-pub mod plan;
 pub mod delivery;
 pub mod inbox;
-pub mod retry;
-pub mod poll;
 pub mod pin;
+pub mod plan;
+pub mod poll;
+pub mod retry;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

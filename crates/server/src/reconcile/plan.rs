@@ -19,7 +19,10 @@ pub enum Outcome {
 }
 
 /// The trigger with what its commit says, and what came of planning.
-pub fn plan(mirror: &Mirror, mut trigger: Trigger) -> Result<(Trigger, CommitInfo, Outcome), GitError> {
+pub fn plan(
+    mirror: &Mirror,
+    mut trigger: Trigger,
+) -> Result<(Trigger, CommitInfo, Outcome), GitError> {
     let commit = mirror.commit(&trigger.commit)?;
     trigger.commit.clone_from(&commit.commit);
     trigger.title.clone_from(&commit.title);

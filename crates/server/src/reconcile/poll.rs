@@ -112,10 +112,7 @@ impl Poll {
 /// Compares once. What differs becomes one delivery.
 pub async fn look(app: &App, project: &ProjectRow) -> Result<PushAnswer, String> {
     let _turn = app.reconcilers.turn(project.id).await;
-    let found = app
-        .mirrors
-        .with(project, |mirror| mirror.remote_refs())
-        .await;
+    let found = app.mirrors.with(project, |mirror| mirror.remote_refs()).await;
     let refs = match found {
         Ok(refs) => refs,
         Err(error) => {
@@ -147,9 +144,10 @@ fn differing(seen: &[(String, String)], now: &[(String, String)]) -> Vec<RefUpda
         let old = find(seen, name).unwrap_or_else(|| zero.clone());
         RefUpdate { name: name.clone(), old, new: new.clone() }
     });
-    let gone = seen.iter().filter(|(name, _)| find(now, name).is_none()).map(|(name, old)| {
-        RefUpdate { name: name.clone(), old: old.clone(), new: zero.clone() }
-    });
+    let gone = seen
+        .iter()
+        .filter(|(name, _)| find(now, name).is_none())
+        .map(|(name, old)| RefUpdate { name: name.clone(), old: old.clone(), new: zero.clone() });
     came.filter(|update| update.old != update.new).chain(gone).collect()
 }
 

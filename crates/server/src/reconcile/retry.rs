@@ -55,8 +55,11 @@ pub(crate) async fn run(app: &App) {
         let pending = pending(app).await;
         due.retain(|id, _| pending.iter().any(|delivery| delivery.id == *id));
         let now = app.clock.monotonic();
-        for delivery in pending.into_iter().filter(|delivery| !busy.contains(&delivery.id)) {
+        for delivery in pending {
             let id = delivery.id;
+            if busy.contains(&id) {
+                continue;
+            }
             if *due.entry(id).or_insert(now + pause(delivery.n_tries)) <= now {
                 due.remove(&id);
                 busy.insert(id);

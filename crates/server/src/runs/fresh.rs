@@ -30,6 +30,10 @@ pub fn new_run(
     }
     let first = Event { seq: 1, at, kind };
     run.apply(&first).expect("the first event of a run is always accepted");
-    let jobs = plan.iter().flat_map(Plan::indices).map(|job| live::job_row(&run, job)).collect();
+    // From the run, which has no jobs when it found the plan unsound.
+    let jobs = match run.jobs.is_empty() {
+        true => Vec::new(),
+        false => plan.iter().flat_map(Plan::indices).map(|job| live::job_row(&run, job)).collect(),
+    };
     NewRun { trigger, source, plan, at, first: vec![first], state: run.state, reason: run.reason, jobs }
 }

@@ -1,8 +1,8 @@
 //! A server, from its options to its end.
 
-pub mod listen;
-pub mod socket;
 mod accept;
+pub mod listen;
 mod server;
+pub mod socket;
 
 pub use server::{ServeError, Server};

@@ -48,7 +48,9 @@ const ASSETS: &[Asset] = assets! {
     "inputs.js": SCRIPT,
     "log-view.js": SCRIPT,
     "log-lines.js": SCRIPT,
+    "log-row.js": SCRIPT,
     "log-scroll.js": SCRIPT,
+    "log-search.js": SCRIPT,
     "ansi.js": SCRIPT,
     "mark.svg": PICTURE,
 };

@@ -54,7 +54,8 @@ async fn an_artifact_is_sent_as_it_is_and_never_as_a_page() {
     let disposition = odd.header("content-disposition").unwrap();
     assert_eq!(disposition, "attachment; filename=\"__.bin\"; filename*=UTF-8''%C3%B8%22.bin");
     assert_eq!(world.get(&format!("{ARTIFACTS}/build/empty")).await.status, 200);
-    for missing in ["build/none", "test/empty", "build/../../../etc/passwd", "build/%2e%2e/kiln.db"] {
+    for missing in ["build/none", "test/empty", "build/../../../etc/passwd", "build/%2e%2e/kiln.db"]
+    {
         let answer = world.get(&format!("{ARTIFACTS}/{missing}")).await;
         assert_eq!(answer.status, 404, "{missing}: {}", answer.text());
     }

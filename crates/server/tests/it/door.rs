@@ -9,7 +9,8 @@ async fn machines_get_json_and_people_get_pages() {
     let world = World::new().await;
     let list = world.get("/api/v1/projects").await;
     assert_eq!((list.status, list.text().as_str()), (200, "[]"));
-    for path in ["/api/v1/nothing", "/api", "/api/v1/projects/none", "/api/v1/projects/%2e%2e/runs"] {
+    for path in ["/api/v1/nothing", "/api", "/api/v1/projects/none", "/api/v1/projects/%2e%2e/runs"]
+    {
         let answer = world.get(path).await;
         assert_eq!(answer.status, 404, "{path}: {}", answer.text());
         assert!(answer.json()["message"].is_string(), "{path}");

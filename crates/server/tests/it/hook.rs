@@ -88,7 +88,8 @@ async fn hostile_lines_are_nothing_and_the_push_stands() {
         let said = world.tell("app", lines).await;
         assert!(!said.contains('\u{1b}'), "{said:?}");
     }
-    let said = world.tell("app", &format!("{one} {one} refs/heads/--upload-pack=x\u{1b}[2J\n")).await;
+    let said =
+        world.tell("app", &format!("{one} {one} refs/heads/--upload-pack=x\u{1b}[2J\n")).await;
     assert!(said.contains("no run for") && !said.contains('\u{1b}'), "{said:?}");
     assert_eq!(world.runs("app").await, [""; 0]);
 }

@@ -3,10 +3,10 @@
 
 mod world;
 
+mod artifact;
 mod door;
+mod hook;
+mod log;
 mod project;
 mod push;
 mod run;
-mod log;
-mod artifact;
-mod hook;

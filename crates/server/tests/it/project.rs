@@ -21,7 +21,10 @@ async fn a_project_is_added_shown_and_removed() {
     let again = world.post("/api/v1/projects", &body).await;
     assert_eq!(again.error(), (409, "project_exists".to_owned()));
     assert_eq!(world.ask("DELETE", "/api/v1/projects/app", &[], b"").await.status, 204);
-    assert_eq!(world.get("/api/v1/projects/app").await.error(), (404, "project_not_found".to_owned()));
+    assert_eq!(
+        world.get("/api/v1/projects/app").await.error(),
+        (404, "project_not_found".to_owned())
+    );
     assert!(repository.bare.join("HEAD").exists());
 }
 
@@ -67,14 +70,22 @@ async fn a_run_is_asked_for_by_branch_tag_and_commit() {
     repository.commit("wrong");
     repository.push(&["main", "dev", "v1"]);
     let ask = async |body: serde_json::Value| world.post("/api/v1/projects/app/runs", &body).await;
-    for body in [json!({}), json!({ "branch": "main" }), json!({ "tag": "v1" }), json!({ "commit": commit })] {
+    for body in [
+        json!({}),
+        json!({ "branch": "main" }),
+        json!({ "tag": "v1" }),
+        json!({ "commit": commit }),
+    ] {
         let answer = ask(body.clone()).await;
         assert_eq!(answer.status, 201, "{body}: {}", answer.text());
         let run = answer.json();
         assert_eq!((&run["commit"], &run["event"]), (&json!(commit), &json!("manual")), "{body}");
         assert_eq!(run["title"], "one");
     }
-    assert_eq!(world.runs("app").await, ["1 queued main", "2 queued main", "3 queued v1", "4 queued -"]);
+    assert_eq!(
+        world.runs("app").await,
+        ["1 queued main", "2 queued main", "3 queued v1", "4 queued -"]
+    );
     let wrong = ask(json!({ "branch": "dev" })).await;
     assert_eq!(wrong.error(), (422, "bad_manifest".to_owned()));
     assert!(wrong.text().contains(".kiln.yml:1"), "{}", wrong.text());

@@ -73,7 +73,8 @@ async fn who_does_not_want_a_run_gets_none_and_hears_why() {
     repository.commit("words\n\n[skip ci]");
     let said = world.tell("app", &repository.push(&["main"])).await;
     assert!(said.contains("its commit says `[skip ci]`"), "{said}");
-    repository.write(".kiln.yml", &format!("on: {{ push: {{ branches: [release] }} }}\n{MANIFEST}"));
+    repository
+        .write(".kiln.yml", &format!("on: {{ push: {{ branches: [release] }} }}\n{MANIFEST}"));
     repository.commit("filtered");
     let said = world.tell("app", &repository.push(&["main"])).await;
     assert!(said.starts_with("kiln: no run for `refs/heads/main`: "), "{said}");
@@ -210,6 +211,36 @@ async fn a_look_finds_what_was_pushed_moved_and_deleted() {
     assert!(said.contains("already seen"), "{said}");
     std::fs::remove_dir_all(&repository.bare).unwrap();
     assert!(look(app, &row).await.unwrap_err().contains("is not a git repository"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_far_repository_is_fetched_when_it_is_looked_at() {
+    use kiln_server::reconcile::poll::look;
+    let world = World::new().await;
+    let repository = crate::world::Repository::new(world.place.path(), "far");
+    repository.write(".kiln.yml", MANIFEST);
+    repository.commit("before");
+    repository.push(&["main"]);
+    let repo = format!("{}/far.git", crate::world::daemon(world.place.path()));
+    let body = serde_json::json!({ "name": "far", "repo": repo });
+    let added = world.post("/api/v1/projects", &body).await;
+    assert_eq!(added.status, 201, "{}", added.text());
+    assert_eq!(added.json()["default_branch"], "main");
+    let commit = repository.commit("after");
+    repository.push(&["main"]);
+    let app = world.server.app();
+    let name = kiln_model::ProjectName::new("far").unwrap();
+    let row = app.runs.store().project(&name).await.unwrap();
+    let runs = look(app, &row).await.unwrap().runs;
+    assert_eq!(runs.len(), 1);
+    let run = world.get("/api/v1/projects/far/runs/1").await.json();
+    assert_eq!(run["commit"], commit);
+    // By hand, of the default branch; and a push that is told before it was fetched.
+    let asked = world.post("/api/v1/projects/far/runs", &serde_json::json!({})).await;
+    assert_eq!(asked.status, 201, "{}", asked.text());
+    repository.commit("told");
+    let said = world.tell("far", &repository.push(&["main"])).await;
+    assert!(said.contains("run far#3 queued"), "{said}");
 }
 
 /// Waits until all that the server found when it started is settled: what it does then is done in

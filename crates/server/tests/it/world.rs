@@ -14,7 +14,8 @@ use serde_json::Value;
 /// Longer than anything here takes: a test that hangs fails instead.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-pub const MANIFEST: &str = "jobs:\n  build:\n    steps: [make]\n  test:\n    needs: build\n    steps: [make check]\n";
+pub const MANIFEST: &str =
+    "jobs:\n  build:\n    steps: [make]\n  test:\n    needs: build\n    steps: [make check]\n";
 
 /// A data folder with its server.
 pub struct World {
@@ -30,8 +31,21 @@ impl World {
     }
 
     async fn serve(place: &Path) -> Server {
-        let options = ServeOptions::new(place.join("data"), "127.0.0.1:0");
-        Server::start(options).await.unwrap_or_else(|error| panic!("{error}"))
+        let start = async {
+            loop {
+                let options = ServeOptions::new(place.join("data"), "127.0.0.1:0");
+                match Server::start(options).await {
+                    Ok(server) => return server,
+                    // Another test's git, on its way between fork and exec, holds a copy of every
+                    // file of this process, the lock of a server that has just stopped included.
+                    Err(error) if error.to_string().contains("in use") => {
+                        tokio::task::yield_now().await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, start).await.expect("the data folder becomes free")
     }
 
     pub fn data(&self) -> PathBuf {
@@ -330,4 +344,26 @@ pub fn git(folder: &Path, args: &[&str]) -> String {
         .env("GIT_CONFIG_NOSYSTEM", "1");
     let out = process::output(&mut git).unwrap_or_else(|error| panic!("git {args:?}: {error}"));
     String::from_utf8_lossy(&out).trim().to_owned()
+}
+
+/// Serves the repositories of a folder over git's own protocol on loopback; gives the URL before
+/// their names. One `git daemon` for each connection, until the test's process ends.
+pub fn daemon(base: &Path) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("git://{}", listener.local_addr().unwrap());
+    let base = base.to_owned();
+    std::thread::spawn(move || {
+        for connection in listener.incoming().map_while(Result::ok) {
+            let mut daemon = process::command("git");
+            daemon
+                .args(["daemon", "--inetd", "--export-all", "--log-destination=none"])
+                .arg(format!("--base-path={}", base.display()))
+                .stdin(std::os::fd::OwnedFd::from(connection.try_clone().unwrap()))
+                .stdout(std::os::fd::OwnedFd::from(connection));
+            let Ok(mut child) = daemon.spawn() else { return };
+            drop(daemon);
+            let _ = child.wait();
+        }
+    });
+    url
 }

@@ -3,8 +3,8 @@
 return (async () => {
   const base = document.querySelector("script[type=module]").src.replace(/[^/]+$/, "");
   const load = (name) => import(base + name);
-  const [ansi, scroll, lines, view, time, timeline, palette, filter, graph, morph] = await Promise.all(
-    ["ansi.js", "log-scroll.js", "log-lines.js", "log-view.js", "time.js", "timeline.js", "palette.js", "filter.js",
+  const [ansi, scroll, lines, row, view, time, timeline, palette, filter, graph, morph] = await Promise.all(
+    ["ansi.js", "log-scroll.js", "log-lines.js", "log-row.js", "log-view.js", "time.js", "timeline.js", "palette.js", "filter.js",
       "graph.js", "morph.js"].map(load));
   const wrong = [];
   const same = (what, is, should) => {
@@ -63,7 +63,7 @@ return (async () => {
   same("base64", [...lines.fromBase64("AP+A")], [0, 255, 128]);
   same("a hash is lines", [view.parseHash("#L10-L20"), view.parseHash("#L7"), view.parseHash("#L9-3"), view.parseHash("#L0"), view.parseHash("#x")],
     [{ from: 9, to: 19 }, { from: 6, to: 6 }, { from: 2, to: 8 }, null, null]);
-  same("matches", view.splitMatches("An error, no ERROR", "error"), ["An ", "error", ", no ", "ERROR", ""]);
+  same("matches", row.splitMatches("An error, no ERROR", "error"), ["An ", "error", ", no ", "ERROR", ""]);
 
   // ---- Times ----
   same("durations", [38, 4_210, 59_960, 187_000, 7_500_000].map(time.showDuration), ["38ms", "4.2s", "1m 00s", "3m 07s", "2h 05m"]);

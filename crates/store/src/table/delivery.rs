@@ -1,9 +1,11 @@
 //! `delivery`: the inbox. What was acknowledged is a row before anybody acts on it.
 //!
-//!   pending ──settled──▶ done
-//!     │  ▲                ▲
-//!     │  └─failed─┐       │
-//!     └───────────┴─too often─▶ quarantined ──settled──▶ done
+//!   pending ──settled──────────────▶ done
+//!     │  ▲ └───failed too often───┐    ▲
+//!     └──┘ failed                 ▼    │ settled by hand
+//!                            quarantined
+//!
+//! Always: `done` is final.
 
 use kiln_model::ProjectId;
 

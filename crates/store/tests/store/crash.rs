@@ -10,7 +10,7 @@ use crate::on_both;
 use crate::place::Place;
 use crate::{role, sample, server};
 
-on_both!(what_was_acknowledged_survives_being_killed);
+on_both!(what_was_acknowledged_survives_being_killed, processes_that_write_at_once_take_turns);
 
 const N_KILLS: usize = 12;
 const N_RUNS: usize = 4;
@@ -47,6 +47,23 @@ async fn what_was_acknowledged_survives_being_killed(place: Place) {
                 db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
             assert_eq!(check, "ok");
         }
+    }
+}
+
+async fn processes_that_write_at_once_take_turns(place: Place) {
+    let store = place.open().await;
+    let project = sample::project(&store, "a").await.id;
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(sample::run(&store, project).await.id);
+    }
+    let append_to = |run| kill_while_it_appends(&place, &[run], 200)[0];
+    let acknowledged: Vec<u64> = std::thread::scope(|scope| {
+        let writing: Vec<_> = runs.iter().map(|run| scope.spawn(move || append_to(*run))).collect();
+        writing.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    for (run, acknowledged) in runs.iter().zip(acknowledged) {
+        assert!(acknowledged > 200 && store.run(*run).await.unwrap().last_seq >= acknowledged);
     }
 }
 

@@ -39,6 +39,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         a_data_folder_inside_the_working_tree_is_not_seen,
         a_hidden_path_may_be_made_by_the_job,
         a_link_in_the_place_of_a_folder_is_not_followed,
+        a_tree_of_several_owners_is_copied_by_one_user,
         a_layer_that_is_missing_is_named,
         a_second_try_begins_anew,
         a_source_is_made_once_and_whole,
@@ -89,7 +90,8 @@ async fn every_kind_of_change_is_seen_by_the_child(lab: Lab) {
     let (seen, nothing) = lab.job(&base, &[&layer.expect("it wrote")], &show).await;
     assert_eq!(seen, inside);
     assert_eq!(nothing, None);
-    for line in ["anew/y f 644", "moved/x f 644", "mode f 600", "dirmode d 711", "new/empty d 755"] {
+    for line in ["anew/y f 644", "moved/x f 644", "mode f 600", "dirmode d 711", "new/empty d 755"]
+    {
         assert!(seen.contains(&format!("{line}\n")), "{line} in {seen}");
     }
     for gone in ["anew/x", "gone", "delete", "renamed", "tofile/x", "\nlink "] {
@@ -109,7 +111,8 @@ async fn a_job_that_writes_nothing_leaves_no_layer(lab: Lab) {
 
 async fn reading_is_not_writing(lab: Lab) {
     let base = lab.source("t1", "mkdir d; echo one > d/a; touch -a -d 2001-01-01 d/a d");
-    let (_, layer) = lab.job(&base, &[], "ls -lR > /dev/null; cat d/a; grep -r one . > /dev/null").await;
+    let (_, layer) =
+        lab.job(&base, &[], "ls -lR > /dev/null; cat d/a; grep -r one . > /dev/null").await;
     assert_eq!(layer, None);
 }
 
@@ -185,7 +188,8 @@ async fn a_layer_does_not_change_when_a_child_writes(lab: Lab) {
 }
 
 async fn modes_links_and_times_are_kept(lab: Lab) {
-    let base = lab.source("t1", "echo s > s; touch -d @1000000000 s; chmod 4755 s; ln -s gone dangling");
+    let base =
+        lab.source("t1", "echo s > s; touch -d @1000000000 s; chmod 4755 s; ln -s gone dangling");
     let write = "mkdir ro; echo x > ro/x; chmod 400 ro/x; touch -d @1100000000 ro/x; \
                  touch -d @1200000000 ro; chmod 555 ro; ln -s /etc/passwd abs; mkfifo fifo";
     let show = "stat -c '%n %A %Y' s ro ro/x; stat -c '%F %N' dangling abs fifo";
@@ -203,7 +207,8 @@ async fn hard_links_stay_one_file(lab: Lab) {
 }
 
 async fn names_that_are_not_utf_8_are_kept(lab: Lab) {
-    let base = lab.source("t1", "mkdir \"$(printf 'd\\377')\"; echo one > \"$(printf 'd\\377/a\\377')\"");
+    let base =
+        lab.source("t1", "mkdir \"$(printf 'd\\377')\"; echo one > \"$(printf 'd\\377/a\\377')\"");
     let script = "rm d*/a*; echo two > \"$(printf 'd\\377/b\\377')\"";
     let (_, layer) = lab.job(&base, &[], script).await;
     let (seen, _) = lab.job(&base, &[&layer.expect("it wrote")], "cat d*/*; ls d* | wc -l").await;
@@ -211,28 +216,29 @@ async fn names_that_are_not_utf_8_are_kept(lab: Lab) {
 }
 
 async fn a_long_chain_is_flattened(lab: Lab) {
-    const N: u32 = 430;
-    let base = lab.source("t1", "mkdir d; echo base > d/base; echo base > last");
-    let mut layers = Vec::new();
-    // Layers are made once and listed as often as a long pipeline would have them.
+    const N: usize = 430;
+    let base = lab.source("t1", "mkdir a b d; for n in a b d; do echo x > $n/base; done");
+    // Within a block and across blocks: a folder made anew, one removed and made again later, files
+    // added and deleted.
+    let changes = [
+        (0, "rm -r a; mkdir a; echo 0 > a/0"),
+        (20, "rm -r b; echo 20 > a/20"),
+        (40, "mkdir b; echo 40 > b/40; rm a/0"),
+        (150, "rm -r d"),
+        (260, "mkdir d; echo 260 > d/260; rm b/40; echo 260 > b/260"),
+    ];
+    let mut layers: Vec<LayerId> = Vec::new();
     for n in 0..N {
-        let made = match n {
-            0 => "rm -r d; mkdir d; echo 0 > d/0".to_owned(),
-            50 => "rm d/0; echo 50 > d/50".to_owned(),
-            150 => "rm -r d".to_owned(),
-            260 => "mkdir d; echo 260 > d/260".to_owned(),
-            _ => format!("echo {n} > last"),
-        };
-        // Each on the few that matter, to keep the test short.
-        let matter: Vec<LayerId> = [0, 50, 150, 260]
-            .into_iter()
-            .filter_map(|at| layers.get(at as usize).cloned())
-            .collect();
-        let (_, layer) = lab.job(&base, &matter.iter().collect::<Vec<_>>(), &made).await;
+        let change = changes.iter().find(|(at, _)| *at == n);
+        let script = change.map_or(format!("echo {n} > last"), |(_, script)| (*script).to_owned());
+        // Each on the few that matter to it, to keep the test short.
+        let matter: Vec<&LayerId> = changes.iter().filter_map(|(at, _)| layers.get(*at)).collect();
+        let (_, layer) = lab.job(&base, &matter, &script).await;
         layers.push(layer.expect("it wrote"));
     }
     let (seen, _) = lab.job(&base, &layers.iter().collect::<Vec<_>>(), FILES).await;
-    assert_eq!(seen, format!("./d/260:260\n./last:{}\n", N - 1));
+    let last = N - 1;
+    assert_eq!(seen, format!("./a/20:20\n./b/260:260\n./d/260:260\n./last:{last}\n"));
 }
 
 fn working_tree(lab: &Lab, script: &str, hidden: &[&str]) -> Base {
@@ -298,6 +304,21 @@ async fn a_link_in_the_place_of_a_folder_is_not_followed(lab: Lab) {
     assert_eq!(std::fs::read_to_string(outside.join("x")).unwrap(), "precious");
 }
 
+async fn a_tree_of_several_owners_is_copied_by_one_user(lab: Lab) {
+    let base = working_tree(&lab, "echo one > a; echo two > b", &[]);
+    let theirs = lab.path("tree/b");
+    // Only root can make such a tree.
+    if std::os::unix::fs::chown(&theirs, Some(1234), Some(1234)).is_err() {
+        return;
+    }
+    let workspaces =
+        Workspaces::open(&lab.path("others"), Some(kiln_workspace::Driver::OverlayUser)).unwrap();
+    let attempt = lab.next_attempt();
+    assert!(workspaces.prepare(attempt, "place", &base, &[]).unwrap().mount.is_none());
+    std::os::unix::fs::chown(&theirs, Some(0), Some(0)).unwrap();
+    assert!(workspaces.prepare(attempt, "place", &base, &[]).unwrap().mount.is_some());
+}
+
 async fn a_layer_that_is_missing_is_named(lab: Lab) {
     let base = lab.source("t1", "echo one > a");
     let missing = vec![LayerId::Attempt("9-9-9".to_owned()), LayerId::Attempt("../x".to_owned())];
@@ -317,7 +338,9 @@ async fn a_second_try_begins_anew(lab: Lab) {
     let attempt = lab.next_attempt();
     lab.run(attempt, &base, &[], "echo first > b; rm a").await;
     assert_eq!(lab.run(attempt, &base, &[], "ls; echo second > c").await, "a\n");
+    assert_eq!(lab.workspaces.attempts().unwrap(), [attempt]);
     let layer = lab.workspaces.seal(attempt).unwrap().expect("it wrote");
+    assert_eq!(lab.workspaces.attempts().unwrap(), []);
     assert!(!lab.workspaces.attempt_dir(attempt).exists());
     // Sealed once more, after a crash that forgot the first.
     lab.run(attempt, &base, &[], "echo third > d").await;
@@ -332,10 +355,7 @@ async fn a_source_is_made_once_and_whole(lab: Lab) {
         std::fs::write(folder.join("half"), "").unwrap();
         Err("the network is gone".to_owned())
     });
-    assert_eq!(
-        failed.unwrap_err().to_string(),
-        "cannot make the source `t1`: the network is gone"
-    );
+    assert_eq!(failed.unwrap_err().to_string(), "cannot make the source `t1`: the network is gone");
     assert!(!lab.workspaces.has_source("t1"));
     lab.source("t1", "echo one > a");
     assert!(lab.workspaces.has_source("t1"));

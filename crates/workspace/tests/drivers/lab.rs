@@ -58,7 +58,8 @@ impl Lab {
         layers: &[LayerId],
         script: &str,
     ) -> String {
-        let prepared = self.workspaces.prepare(attempt, "place", base, layers).expect("it is ready");
+        let prepared =
+            self.workspaces.prepare(attempt, "place", base, layers).expect("it is ready");
         let log = self.folder.path().join(format!("{attempt}.log"));
         let spec = SessionSpec {
             attempt,

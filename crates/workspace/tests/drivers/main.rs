@@ -41,10 +41,11 @@ fn main() -> ExitCode {
     let drivers: Vec<_> = [("copy", Driver::Copy)].into_iter().chain(overlay).collect();
     let filter = args.iter().find(|arg| !arg.starts_with("--")).map_or("", String::as_str);
 
-    println!("\nrunning {} tests", cases.len() * drivers.len());
+    let selected: Vec<_> = cases.iter().filter(|(name, _)| name.contains(filter)).collect();
+    println!("\nrunning {} tests", selected.len() * drivers.len());
     let (mut n_passed, mut n_failed) = (0, 0);
     for (prefix, driver) in drivers {
-        for (name, case) in cases.iter().filter(|(name, _)| name.contains(filter)) {
+        for (name, case) in &selected {
             let lab = Lab::new(executor.clone(), driver);
             let passed = runtime.block_on(async { tokio::spawn(case(lab)).await }).is_ok();
             println!("test {prefix}::{name} ... {}", if passed { "ok" } else { "FAILED" });
@@ -57,7 +58,9 @@ fn main() -> ExitCode {
         *(if passed { &mut n_passed } else { &mut n_failed }) += 1;
     }
     let word = if n_failed == 0 { "ok" } else { "FAILED" };
-    println!("\ntest result: {word}. {n_passed} passed; {n_failed} failed; 0 ignored; 0 measured\n");
+    println!(
+        "\ntest result: {word}. {n_passed} passed; {n_failed} failed; 0 ignored; 0 measured\n"
+    );
     if n_failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -66,7 +69,8 @@ fn run_as_nobody(filter: &str) -> bool {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let program = folder.path().join("drivers");
-    std::fs::copy(std::env::current_exe().expect("a test has a path"), &program).expect("it copies");
+    std::fs::copy(std::env::current_exe().expect("a test has a path"), &program)
+        .expect("it copies");
     for path in [folder.path(), &program] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("it is ours");
     }

@@ -120,7 +120,7 @@ async fn show(args: &Args, data: &Data, server: &Server, out: &Output) -> Result
     blocking(move || sample::push(&work)).await?;
     let number = pushed(&client, before).await?;
     let page = client.page(PROJECT, number);
-    let exit = follow(args, out, Watched::server(client, PROJECT.to_owned(), number)).await?;
+    let exit = follow(args, out, Watched::server(client, PROJECT.to_owned(), number, None)).await?;
     match args.json {
         true => out.json_line(&serde_json::json!({ "type": "page", "url": page }))?,
         false => {

@@ -45,9 +45,9 @@ pub(super) fn collect(
     let mut artifacts = BTreeMap::new();
     let singly = paths.len() <= SYNCED_SINGLY_MAX;
     for path in paths {
-        let name = path.to_str().ok_or_else(|| {
-            trouble(&path.to_string_lossy(), "its name is not UTF-8".to_owned())
-        })?;
+        let name = path
+            .to_str()
+            .ok_or_else(|| trouble(&path.to_string_lossy(), "its name is not UTF-8".to_owned()))?;
         let artifact = keep(&root, name, objects, singly)?;
         artifacts.insert(artifact.path.clone(), artifact);
     }
@@ -111,7 +111,9 @@ impl Wanted {
             let cause = "it must be a path inside the workspace, without `..`".to_owned();
             return Err(trouble(&rule.glob, cause));
         }
-        let wild = |part: &Component<'_>| part.as_os_str().as_bytes().iter().any(|b| b"*?[{\\".contains(b));
+        let wild = |part: &Component<'_>| {
+            part.as_os_str().as_bytes().iter().any(|b| b"*?[{\\".contains(b))
+        };
         let parts: Vec<_> =
             path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
         let prefix: PathBuf = parts.iter().take_while(|part| !wild(part)).collect();
@@ -180,8 +182,7 @@ impl Walk<'_> {
     ) -> Result<(), (PathBuf, io::Error)> {
         let failed = |cause: Errno| (path.to_owned(), io::Error::from(cause));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let readable =
-            rustix::fs::openat(folder, ".", flags, Mode::empty()).map_err(failed)?;
+        let readable = rustix::fs::openat(folder, ".", flags, Mode::empty()).map_err(failed)?;
         for entry in Dir::new(readable).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
@@ -257,7 +258,8 @@ fn open_regular(root: &OwnedFd, name: &str) -> Result<File, StepError> {
         };
         trouble(name, why)
     })?;
-    let stat = rustix::fs::fstat(opened.as_fd()).map_err(|cause| trouble(name, words(&cause.into())))?;
+    let stat =
+        rustix::fs::fstat(opened.as_fd()).map_err(|cause| trouble(name, words(&cause.into())))?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(File::from(opened)),
         FileType::Directory => Err(trouble(name, "it is a link to a folder".to_owned())),

@@ -59,10 +59,8 @@ impl Init {
     fn wait_for_children(&self, until: Duration) -> bool {
         use rustix::event::{PollFd, PollFlags, poll};
         let timeout = super::timespec(until.saturating_sub(now()));
-        let mut fds = [
-            PollFd::new(&self.output.0, PollFlags::IN),
-            PollFd::new(&self.signals, PollFlags::IN),
-        ];
+        let mut fds =
+            [PollFd::new(&self.output.0, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
         let _ = poll(&mut fds, Some(&timeout));
         !fds[0].revents().is_empty()
     }
@@ -100,7 +98,8 @@ fn children_of(pid: i32) -> Option<Vec<i32>> {
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         if let Ok(text) = std::fs::read_to_string(task.path().join("children")) {
             listed = true;
-            children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+            children
+                .extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         }
     }
     listed.then_some(children)

@@ -38,8 +38,8 @@ use self::setup::Failed;
 pub(super) use self::setup::enter_namespace;
 use super::attach;
 use super::wire::{Ask, Inbox, Opening, State, Tell, encode};
-use crate::StepDone;
 use super::{probe, sys};
+use crate::StepDone;
 use crate::StepError;
 
 /// How long everything has to go at the end of a session, at most: nobody waits for its result.
@@ -281,8 +281,7 @@ impl Init {
                     running: self.running.as_ref().map(|running| running.counter),
                     n_log_bytes: self.log.n_bytes(),
                 });
-                self.announced =
-                    Announced { n_bytes: self.log.n_bytes(), ..Announced::default() };
+                self.announced = Announced { n_bytes: self.log.n_bytes(), ..Announced::default() };
                 self.tell(&state);
             }
             Ask::Collect { rules, objects } => {
@@ -376,7 +375,8 @@ impl Init {
         let killed = self.quell(self.spec.grace.min(CLOSE_GRACE_MAX));
         self.running = None;
         self.drain();
-        let synced = self.log.sync();
+        // What was lost after the last step has had no other occasion to be told.
+        let synced = self.log.sync().and(self.log.trouble().cloned().map_or(Ok(()), Err));
         let unmounted = self.unmount();
         for name in [attach::SOCKET, attach::INIT] {
             let _ = std::fs::remove_file(self.spec.attempt_dir.join(name));

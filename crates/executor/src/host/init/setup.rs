@@ -11,7 +11,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::pipe::PipeFlags;
 
 use super::log::Log;
-use super::{Announced, Init, Inbox, Opening, attach, sys};
+use super::{Announced, Inbox, Init, Opening, attach, sys};
 use crate::contract::words;
 use crate::host::wire::Refusal;
 

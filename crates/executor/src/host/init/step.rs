@@ -66,7 +66,8 @@ impl Init {
             NotStarted::Trouble(StepError::Command(text))
         };
         let files = candidates(program, path);
-        let files = files.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(zero)?;
+        let files =
+            files.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(zero)?;
         let arguments = command.argv.iter().map(|word| CString::new(word.as_str()));
         let argv = arguments.collect::<Result<Vec<_>, _>>().map_err(zero)?;
         let pairs = env.iter().map(|(key, value)| CString::new(format!("{key}={value}")));
