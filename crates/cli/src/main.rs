@@ -44,7 +44,8 @@ fn main() -> ExitCode {
 fn start(out: &Output) -> Result<Exit> {
     let command = Cli::parse().command;
     // Forked while this process has one thread.
-    let spawner = match command.as_ref().is_some_and(Command::runs_jobs) {
+    let with_spawner = command.as_ref().is_some_and(Command::runs_jobs);
+    let spawner = match with_spawner {
         true => Some(Spawner::start().elsewhere("cannot start the process that starts jobs")?),
         false => None,
     };
@@ -59,5 +60,8 @@ fn start(out: &Output) -> Result<Exit> {
     let done = runtime.block_on(command::dispatch(command, spawner, out));
     // Tasks that still run (an idle connection, a stalled read) must not hold up the end.
     runtime.shutdown_background();
+    if with_spawner {
+        local::kill::reap_children();
+    }
     done
 }

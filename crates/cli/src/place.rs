@@ -33,7 +33,8 @@ impl Data {
             return Err(Failure::yours("the data folder's name is empty"));
         }
         let root = std::path::absolute(&root).named("find", &root)?;
-        Ok(Self { root })
+        // One name for one folder; what is not there yet keeps the one it was given.
+        Ok(Self { root: root.canonicalize().unwrap_or(root) })
     }
 
     /// What the server keeps.

@@ -3,18 +3,18 @@
 //! A [`run::Run`] is the fold of its events; each event gives actions. A [`queue::Queue`] holds what
 //! the runs offer and chooses what an agent gets. Whoever drives them keeps events and does actions.
 
-mod action;
-mod attempt;
-mod cancel;
-mod condition;
-pub mod explain;
+pub mod run;
 mod graph;
 mod job;
+mod attempt;
+mod action;
+mod condition;
+mod retry;
+mod cancel;
+mod rerun;
 mod layers;
 pub mod queue;
-mod rerun;
-mod retry;
-pub mod run;
-
+pub mod explain;
 #[cfg(test)]
 mod tests;
+

@@ -6,16 +6,16 @@
 //!
 //! Elsewhere: when to fetch and what follows from a push (`kiln-server`).
 
-mod checkout;
-pub mod command;
-pub mod commit;
 pub mod error;
 pub mod location;
+pub mod command;
 pub mod mirror;
-pub mod objects;
-mod pin;
 pub mod refs;
+pub mod objects;
+pub mod commit;
 pub mod tree;
+mod checkout;
+mod pin;
 pub mod working_tree;
 
 pub use commit::CommitInfo;

@@ -12,16 +12,16 @@
 //! Always: any bytes give a plan or at least one error with a place, in bounded time and memory.
 //! Elsewhere: running the plan (`engine`); finding the file in a tree (`git`, `cli`).
 
+mod source;
+mod node;
+mod format;
+mod written;
+mod expand;
+mod resolve;
+mod planning;
 mod complaint;
 pub mod diagnostic;
-mod expand;
-mod format;
-mod node;
-mod planning;
-mod resolve;
 mod schema;
-mod source;
-mod written;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use planning::{FILE_NAMES, File, Input, Planned, check, inputs, plan};

@@ -5,20 +5,20 @@
 //!
 //! Modules stand in the order in which a run meets them.
 
-pub mod artifact;
-pub mod condition;
-pub mod event;
-pub mod id;
-pub mod layer;
-pub mod limit;
-pub mod log;
 pub mod name;
-pub mod outcome;
+pub mod id;
 pub mod pattern;
-pub mod plan;
-pub mod reason;
-pub mod state;
 pub mod trigger;
+pub mod condition;
+pub mod plan;
+pub mod state;
+pub mod event;
+pub mod outcome;
+pub mod reason;
+pub mod log;
+pub mod layer;
+pub mod artifact;
+pub mod limit;
 
 pub use event::{Event, EventKind};
 pub use id::{AgentId, AttemptId, Epoch, JobIndex, LeaseId, ProjectId, RunId, RunNumber};

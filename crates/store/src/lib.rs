@@ -9,17 +9,17 @@
 //! only by [`Store::append`], which compares and sets its last sequence number.
 //! Elsewhere: what events mean (`engine`); who writes a log (`executor`).
 
-mod db;
 mod error;
-mod lock;
-pub mod log;
-mod migrate;
-pub mod object;
-mod postgres;
 mod rows;
+mod lock;
+mod migrate;
+mod db;
 mod sqlite;
+mod postgres;
 mod store;
 mod table;
+pub mod log;
+pub mod object;
 
 pub use error::StoreError;
 pub use rows::*;

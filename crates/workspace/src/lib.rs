@@ -17,15 +17,15 @@
 //!
 //! Elsewhere: mounting, in the namespace of the job (`executor`); what a layer is good for (`engine`).
 
-mod copy;
-mod driver;
-mod error;
-mod flatten;
-mod hidden;
-mod record;
-mod source;
-mod tree;
 mod workspaces;
+mod source;
+mod hidden;
+mod driver;
+mod copy;
+mod record;
+mod flatten;
+mod tree;
+mod error;
 
 pub use driver::Driver;
 pub use error::WorkspaceError;

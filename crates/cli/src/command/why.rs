@@ -45,7 +45,12 @@ pub async fn run(args: Args, out: &Output) -> Result<Exit> {
         out.json(&why)?;
         return Ok(Exit::Success);
     }
-    out.lines(&format!("{}  {}\n", out.paint(Style::Bold, &why.of), visible(&why.summary)))?;
+    let state = match why.summary.contains(&why.state) {
+        true => String::new(),
+        false => format!("{}: ", why.state),
+    };
+    let of = out.paint(Style::Bold, &why.of);
+    out.lines(&format!("{of}  {state}{}\n", visible(&why.summary)))?;
     if let Some(trace) = &why.trace {
         out.lines("\n")?;
         for line in trace.lines() {

@@ -11,6 +11,7 @@ use kiln_server::runs::{ApplyError, Runs, new_run};
 use kiln_stdx::{Clock, Secret, SystemClock, Timestamp};
 use kiln_store::{ProjectRow, RunRow};
 
+use super::kill::kill_steps;
 use super::machine::{Part, host_name, start_agent};
 use super::owner::{Gate, Owner};
 use super::{Local, settle};
@@ -115,8 +116,10 @@ impl Drive<'_> {
                 agent.drain().await;
                 shown.end(&watched, &picture, viewer).await
             }
-            Ok((Ended::Left(_), _)) => {
+            Ok((Ended::Left(_), shower)) => {
                 leave(agent, &runs, &row).await;
+                let picture = watched.picture().await?;
+                shown.end(&watched, &picture, shower).await?;
                 Ok(Exit::Interrupted)
             }
             Err(failure) => {
@@ -129,13 +132,23 @@ impl Drive<'_> {
 
 /// A second interrupt: everything is killed, and the run's rows say so.
 async fn leave(agent: Agent, runs: &Runs, row: &RunRow) {
-    let leaving = async {
-        agent.leave().await;
-        let by = Interrupt::Int.by();
-        // Whoever looks next settles the run if this fails.
-        let _ = settle::settle(runs, row, &by).await;
+    const ROUND: Duration = Duration::from_millis(20);
+    let killing = async {
+        loop {
+            kill_steps();
+            tokio::time::sleep(ROUND).await;
+        }
     };
+    let leaving = async {
+        tokio::select! {
+            () = agent.drain() => {}
+            () = killing => {}
+        }
+    };
+    // Sessions end with this process, however long they take.
     let _ = tokio::time::timeout(LEAVE_FOR, leaving).await;
+    // Whoever looks next settles the run if this fails.
+    let _ = settle::settle(runs, row, &Interrupt::Int.by()).await;
 }
 
 /// The run can no longer be shown or recorded: it is cancelled and cleaned up in silence.

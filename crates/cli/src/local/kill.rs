@@ -5,6 +5,7 @@
 //! themselves are left to see that nothing is left, and to clean up.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
@@ -32,6 +33,21 @@ pub fn kill_steps() {
         for pid in level.iter().filter_map(|pid| Pid::from_raw(*pid)) {
             // It may have ended by now.
             let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// Waits a moment for the spawner, which ends when nobody holds its socket any more. Not every
+/// process 1 of a container would do it, and what nobody waits for stays as a zombie.
+pub fn reap_children() {
+    use rustix::process::{WaitOptions, wait};
+    const EVERY: Duration = Duration::from_micros(200);
+    const TRIES: u32 = 100;
+    for _ in 0..TRIES {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) => std::thread::sleep(EVERY),
+            Err(_) => return,
         }
     }
 }

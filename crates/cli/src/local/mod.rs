@@ -5,6 +5,7 @@
 //! process died.
 
 pub mod drive;
+pub mod kill;
 pub mod machine;
 mod owner;
 mod project;

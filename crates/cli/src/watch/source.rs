@@ -35,7 +35,7 @@ pub enum Watched {
         client: Client,
         project: String,
         number: i64,
-        live: Option<Stream>,
+        live: Option<Box<Stream>>,
         began_at: Option<Timestamp>,
     },
 }
@@ -103,7 +103,7 @@ impl Watched {
             Self::Server { client, project, number, live, began_at } => {
                 if live.is_none() {
                     // Before looking, so that nothing falls in between.
-                    *live = client.run_live(project, *number).await.ok();
+                    *live = client.run_live(project, *number).await.ok().map(Box::new);
                 }
                 let detail = client.run(project, *number).await?;
                 let details = running_jobs(client, project, *number, &detail).await;

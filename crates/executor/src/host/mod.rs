@@ -18,13 +18,13 @@
 //! - users, network, process ids, the other files of the machine, memory and CPU. Who does not trust
 //!   a job uses an executor with containers.
 
+mod spawner;
+mod session;
 mod attach;
+mod wire;
 mod init;
 mod probe;
-mod session;
-mod spawner;
 mod sys;
-mod wire;
 
 pub use attach::{reap, results_left};
 pub use probe::OverlayKind;

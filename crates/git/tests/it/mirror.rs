@@ -129,6 +129,48 @@ fn hostile_revisions_are_refused_and_the_reader_survives() {
 }
 
 #[test]
+fn a_repository_of_another_user_is_mirrored() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    source.write("a", "x");
+    let commit = source.commit("one");
+    // Only root can give files away; others test that reading their own works the same way.
+    let mut folders = vec![source.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        let _ = std::os::unix::fs::chown(&folder, Some(12_345), Some(12_345));
+        for entry in std::fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false => drop(std::os::unix::fs::chown(entry.path(), Some(12_345), Some(12_345))),
+            }
+        }
+    }
+    let mirror = mirror_of(&source, &place);
+    assert_eq!(mirror.remote_refs().unwrap(), [("refs/heads/main".to_owned(), commit.clone())]);
+    mirror.fetch().unwrap();
+    assert_eq!(mirror.file(&commit, "a", 10).unwrap().as_deref(), Some(&b"x"[..]));
+}
+
+#[test]
+fn a_reader_that_was_killed_is_replaced() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    let commit = source.commit("one");
+    let mirror = mirror_of(&source, &place);
+    for _ in 0..3 {
+        assert_eq!(mirror.commit(&commit).unwrap().title, "one");
+        let ours = format!("GIT_DIR={}", mirror.at.display());
+        let reader = std::fs::read_dir("/proc").unwrap().find_map(|entry| {
+            let entry = entry.unwrap();
+            let environment = std::fs::read(entry.path().join("environ")).ok()?;
+            let is_ours = environment.split(|b| *b == 0).any(|line| line == ours.as_bytes());
+            is_ours.then(|| entry.file_name().to_str().unwrap().parse::<i32>().unwrap())
+        });
+        let reader = rustix::process::Pid::from_raw(reader.unwrap()).unwrap();
+        rustix::process::kill_process(reader, rustix::process::Signal::KILL).unwrap();
+    }
+    assert_eq!(mirror.commit(&commit).unwrap().title, "one");
+}
+
+#[test]
 fn a_sha256_repository_is_mirrored() {
     let init = ["init", "--quiet", "--initial-branch=main", "--object-format=sha256"];
     let (source, place) = (Repository::with(&init), tempfile::tempdir().unwrap());

@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
-use tokio::sync::mpsc;
 
 /// Read and sent at a time. Large enough that the hand-over between threads is no cost, small
 /// enough that a slow reader holds little.
@@ -82,43 +81,54 @@ pub fn head(part: &Part, n_bytes: u64) -> (StatusCode, HeaderMap, Range<u64>) {
     (status, headers, range)
 }
 
-/// A body of `n_bytes` bytes. They are read on a thread of their own, at the pace of who receives
-/// them; when the file gives less, the connection is broken off rather than the answer cut short.
+/// A body of `n_bytes` bytes, read when they are wanted: who receives slowly holds one chunk and no
+/// thread. When the file gives less, the connection is broken off rather than the answer cut short.
 pub fn body(
     open: impl FnOnce() -> io::Result<Box<dyn Read + Send>> + Send + 'static,
     n_bytes: u64,
 ) -> Body {
-    if n_bytes == 0 {
-        return Body::empty();
-    }
-    let (to, from) = mpsc::channel::<io::Result<Bytes>>(2);
-    tokio::task::spawn_blocking(move || {
-        let mut left = n_bytes;
-        let send = || -> io::Result<()> {
-            let mut file = open()?;
-            while left > 0 {
-                let size = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-                let mut chunk = Vec::with_capacity(size);
-                let n = (&mut file).take(size as u64).read_to_end(&mut chunk)?;
-                if n == 0 {
-                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-                }
-                left -= n as u64;
-                if to.blocking_send(Ok(Bytes::from(chunk))).is_err() {
-                    // The receiver has gone.
-                    return Ok(());
-                }
-            }
-            Ok(())
-        };
-        if let Err(error) = send() {
-            let _ = to.blocking_send(Err(error));
+    let start = Reading { source: Source::Closed(Box::new(open)), left: n_bytes };
+    Body::from_stream(futures_util::stream::unfold(start, |reading| async {
+        if reading.left == 0 {
+            return None;
         }
-    });
-    let chunks = futures_util::stream::unfold(from, |mut from| async move {
-        from.recv().await.map(|chunk| (chunk, from))
-    });
-    Body::from_stream(chunks)
+        let read = tokio::task::spawn_blocking(move || reading.next()).await;
+        match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+            Ok((chunk, reading)) => Some((Ok(chunk), reading)),
+            Err(error) => Some((Err(error), Reading { source: Source::Failed, left: 0 })),
+        }
+    }))
+}
+
+type Opener = Box<dyn FnOnce() -> io::Result<Box<dyn Read + Send>> + Send>;
+
+enum Source {
+    Closed(Opener),
+    Open(Box<dyn Read + Send>),
+    Failed,
+}
+
+struct Reading {
+    source: Source,
+    left: u64,
+}
+
+impl Reading {
+    fn next(self) -> io::Result<(Bytes, Self)> {
+        let mut file = match self.source {
+            Source::Closed(open) => open()?,
+            Source::Open(file) => file,
+            Source::Failed => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+        };
+        let size = usize::try_from(self.left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        let mut chunk = Vec::with_capacity(size);
+        let n = (&mut file).take(size as u64).read_to_end(&mut chunk)?;
+        if n == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        let left = self.left - n as u64;
+        Ok((Bytes::from(chunk), Self { source: Source::Open(file), left }))
+    }
 }
 
 #[cfg(test)]

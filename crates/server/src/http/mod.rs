@@ -3,20 +3,20 @@
 //! [`router`] has every route. A handler is the question of one noun: it reads its arguments, calls
 //! `view` (to see) or `ask` (to do) and answers with a type of `kiln_api::user`.
 
-mod artifact;
-mod error;
-mod extract;
-mod file;
+mod router;
 mod guard;
+mod extract;
+mod error;
+mod push;
+mod project;
+mod run;
 mod job;
-mod live;
 mod log;
 mod log_stream;
-mod project;
-mod push;
-mod router;
-mod run;
+mod live;
 mod sse;
+mod artifact;
+mod file;
 
 pub use error::Error;
 pub use router::{private, public};

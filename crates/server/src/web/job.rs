@@ -94,9 +94,13 @@ fn build<'a>(
 }
 
 impl JobPage<'_> {
-    /// State of what is shown: of the attempt, or of the job before there is one.
+    /// State of what is shown: of an older attempt its own, else of the job, which may wait for its
+    /// next attempt.
     fn state(&self) -> JobState {
-        self.attempt.map_or(self.detail.row.state, |attempt| attempt.state)
+        match self.attempt {
+            Some(attempt) if self.is_old(attempt) => attempt.state,
+            _ => self.detail.row.state,
+        }
     }
 
     fn went_well(&self) -> bool {

@@ -9,20 +9,20 @@
 //! page itself (the content security policy of [`page`] forbids it); a state is told by colour,
 //! icon and word.
 
-mod act;
-mod asset;
-mod error;
-mod graph;
-mod job;
-mod log;
 mod page;
 mod project;
-mod run;
 mod run_list;
+mod run;
+mod graph;
+mod timeline;
+mod job;
+mod log;
+mod act;
+mod show;
+mod asset;
+mod error;
 #[cfg(test)]
 mod sample;
-mod show;
-mod timeline;
 
 use axum::Router;
 use axum::routing::{get, post};

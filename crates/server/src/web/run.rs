@@ -97,6 +97,7 @@ fn build<'a>(
     now: Timestamp,
 ) -> RunPage<'a> {
     let run = &detail.run;
+    let bars = timeline::bars(detail);
     RunPage {
         frame: frame(run, now),
         detail,
@@ -104,8 +105,8 @@ fn build<'a>(
         no_plan,
         counts: counts(&detail.jobs),
         graph: draw(detail, now),
-        axis: Axis::of(detail, now),
-        bars: timeline::bars(detail),
+        axis: Axis::of(detail, &bars, now),
+        bars,
         artifacts,
     }
 }
@@ -204,7 +205,7 @@ fn positions<'a>(
 }
 
 fn job_node(run: &Run, job: &JobRow, now: Timestamp) -> Node {
-    let note = match (job.started_at, job.state.is_over()) {
+    let note = match (timeline::began(job), job.state.is_over()) {
         (None, _) => show::Html(job.state.to_string()),
         (from, true) => show::span(&from, &job.finished_at.or(from), &now),
         (from, false) => show::span(&from, &None, &now),

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use kiln_api::user::{JobRow, RunDetail};
+use kiln_model::JobState;
 use kiln_stdx::Timestamp;
 
 /// Length of the axis. Bars are SVG in these units, stretched to the width of their column.
@@ -33,9 +34,15 @@ pub struct Bar {
 }
 
 impl Axis {
-    /// From the run's making to its end, or to `now` while it goes on.
-    pub fn of(run: &RunDetail, now: Timestamp) -> Self {
-        let from_ms = run.run.created_at.as_millis();
+    /// From the run's making to its end, or to `now` while it goes on. When jobs have run again,
+    /// from where the first of what is shown began: what was before is no longer to be seen.
+    pub fn of(run: &RunDetail, bars: &[Bar], now: Timestamp) -> Self {
+        let created_ms = run.run.created_at.as_millis();
+        let first_ms = bars.iter().filter_map(|bar| bar.ready_ms.or(bar.started_ms)).min();
+        let from_ms = match run.jobs.iter().any(|job| job.attempt > 1) {
+            true => first_ms.unwrap_or(created_ms),
+            false => created_ms,
+        };
         let jobs_end = run.jobs.iter().filter_map(|job| job.finished_at).max();
         let end = run.run.finished_at.max(jobs_end.filter(|_| run.run.state.is_over()));
         let to_ms = end.unwrap_or(now).as_millis();
@@ -66,6 +73,12 @@ impl Bar {
     }
 }
 
+/// When a job's present attempt began. A job that waits for its next attempt still has the times of
+/// the one before.
+pub fn began(job: &JobRow) -> Option<Timestamp> {
+    job.started_at.filter(|_| job.state == JobState::Running || job.state.is_over())
+}
+
 /// A bar for each job, in the run's order.
 pub fn bars(run: &RunDetail) -> Vec<Bar> {
     let at: HashMap<&str, usize> =
@@ -77,10 +90,11 @@ pub fn bars(run: &RunDetail) -> Vec<Bar> {
             true => ends()
                 .filter_map(|&need| ms(run.jobs[need].finished_at))
                 .max()
-                .or(Some(run.run.created_at.as_millis())),
+                // When a later attempt was asked for is not known here.
+                .or_else(|| (job.attempt < 2).then(|| run.run.created_at.as_millis())),
             false => None,
         };
-        let (started_ms, finished_ms) = (ms(job.started_at), ms(job.finished_at));
+        let (started_ms, finished_ms) = (ms(began(job)), ms(began(job).and(job.finished_at)));
         // A job that never started and is over was skipped: it did not wait for anything.
         let waited = started_ms.is_some() || !job.state.is_over();
         // A rerun of a need ends after this job's own start: then there was no wait to show.
@@ -110,8 +124,6 @@ fn critical(run: &RunDetail, at: &HashMap<&str, usize>, bars: &mut [Bar]) {
 
 #[cfg(test)]
 mod tests {
-    use kiln_model::JobState;
-
     use super::*;
     use crate::web::sample;
 
@@ -137,6 +149,17 @@ mod tests {
         let late = Bar { started_ms: Some(2_000), finished_ms: Some(2_000), ..Bar::default() };
         assert_eq!(late.ran(axis), Some((996, 4)));
         assert_eq!(late.waited(axis), None);
+    }
+
+    #[test]
+    fn a_job_that_waits_to_run_again_has_no_old_bar() {
+        let mut run = sample::diamond();
+        (run.jobs[0].attempt, run.jobs[0].state) = (2, JobState::Queued);
+        let old = run.jobs[1].started_at.unwrap().as_millis();
+        let bars = bars(&run);
+        assert_eq!((bars[0].started_ms, bars[0].ready_ms), (None, None));
+        // What is left to see begins with the second job, which no longer waits for anything.
+        assert_eq!(Axis::of(&run, &bars, sample::NOW).from_ms, old);
     }
 
     #[test]

@@ -121,6 +121,9 @@ async fn show(args: &Args, data: &Data, server: &Server, out: &Output) -> Result
     let number = pushed(&client, before).await?;
     let page = client.page(PROJECT, number);
     let exit = follow(args, out, Watched::server(client, PROJECT.to_owned(), number, None)).await?;
+    if exit == Exit::Interrupted {
+        return Ok(exit);
+    }
     match args.json {
         true => out.json_line(&serde_json::json!({ "type": "page", "url": page }))?,
         false => {

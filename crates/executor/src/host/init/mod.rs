@@ -117,7 +117,7 @@ fn serve(mut control: UnixStream) -> io::Result<()> {
         }
     };
     match first {
-        Ask::Open(spec) => match Init::open(*spec, &control, inbox) {
+        Ask::Open(spec) => match Init::open(*spec, inbox) {
             Ok(mut init) => {
                 init.control = Some(control);
                 init.tell(&Tell::Opened);
@@ -407,7 +407,7 @@ fn timespec(span: Duration) -> Timespec {
     }
 }
 
-/// A file or folder of the session, opened close-on-exec.
+/// A folder to run in or to look below, without reading it.
 fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

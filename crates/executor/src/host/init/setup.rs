@@ -1,8 +1,7 @@
 //! Making a session: namespaces, workspace, pipe, door.
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use kiln_stdx::overlay;
@@ -26,7 +25,7 @@ impl Failed {
 
 impl Init {
     /// Everything up to the first step.
-    pub(super) fn open(spec: Opening, owner: &UnixStream, inbox: Inbox) -> Result<Self, Failed> {
+    pub(super) fn open(spec: Opening, inbox: Inbox) -> Result<Self, Failed> {
         let name = format!("kiln-init {}", spec.attempt);
         sys::set_process_name(c"kiln-init", &name);
         let _ = rustix::process::setsid();
@@ -63,7 +62,6 @@ impl Init {
             Failed::because(&format!("cannot open `{}`", spec.directory.display()), &cause)
         })?;
         let log = Log::new(&spec);
-        debug_assert!(owner.as_raw_fd() > 2, "0 to 2 are /dev/null since the spawner settled");
         Ok(Self {
             spec,
             control: None,
