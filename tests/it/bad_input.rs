@@ -210,5 +210,5 @@ fn projects_that_cannot_be() {
     add("site", &bare.path.to_string_lossy()).success();
     refused(add("site", &bare.path.to_string_lossy()), 2, &["site"]);
     refused(world.kiln(world.path(), ["show", "site#1"]), 2, &["run"]);
-    refused(world.kiln(world.path(), ["logs", "nosuch#1/a"]), 2, &["nosuch"]);
+    refused(world.kiln(world.path(), ["logs", "nosuch#1/a"]), 2, &["project"]);
 }

@@ -156,6 +156,8 @@ fn a_log_of_a_gigabyte_opens_and_scrolls() {
     assert!(run["jobs"][0]["log_bytes"].as_u64().is_some_and(|n| n >= 999_999_000), "{run:#}");
     let browser = Browser::open(&site.world);
     browser.go(&site.server.url("/p/site/1/count"));
+    browser
+        .holds("the log's window is there", "return !!document.querySelector('log-view[ready]')");
     browser.press(END);
     browser.log_shows(&LAST.to_string());
     browser.press(HOME);

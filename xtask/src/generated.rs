@@ -16,7 +16,7 @@ pub fn all() -> Result<Vec<Generated>> {
     let mut schema = serde_json::to_string_pretty(&kiln_manifest::schema())?;
     schema.push('\n');
     Ok(vec![
-        Generated { path: "docs/schema/kiln.json", text: schema },
+        Generated { path: "docs/schema/kiln.schema.json", text: schema },
         Generated { path: "docs/cli.md", text: command_line()? },
     ])
 }

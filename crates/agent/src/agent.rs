@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::base::Bases;
-use crate::job;
 use crate::lease::Leases;
+use crate::{job, leftover};
 
 /// What an agent is given.
 #[derive(Clone)]
@@ -24,6 +24,9 @@ pub struct AgentOptions {
     /// How many jobs at once.
     pub n_slots: usize,
     pub workspaces: Arc<Workspaces>,
+    /// No other process keeps attempts in `workspaces`. Those that no lease names are then cleared
+    /// away at the start; where several share a folder, they may be a neighbour's.
+    pub workspaces_are_ours: bool,
     pub clock: Arc<dyn Clock>,
     pub log_bytes_max: u64,
     /// Between TERM and KILL.
@@ -95,8 +98,14 @@ async fn work<S: JobSource, E: Executor>(
     mut stop: watch::Receiver<Phase>,
 ) {
     let mut jobs = JoinSet::new();
-    for held in resume(&shared, &stop).await {
+    let held = resume(&shared, &stop).await;
+    let attempts = held.iter().map(|held| held.lease.attempt).collect();
+    for held in held {
         jobs.spawn(job::resume(shared.clone(), held, stop.clone()));
+    }
+    // Before the first new job: it may be another lease of an attempt whose remains lie here.
+    if shared.options.workspaces_are_ours && *stop.borrow() == Phase::Run {
+        leftover::clear(&shared, attempts).await;
     }
     // Kept over the turns of the loop: dropped in the middle of a lease, it would cost an epoch.
     let mut take = None;

@@ -6,6 +6,7 @@
 //! Modules stand in the order in which a job meets them.
 
 pub mod agent;
+mod leftover;
 mod lease;
 mod job;
 mod base;

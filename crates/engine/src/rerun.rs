@@ -21,6 +21,10 @@ impl Run {
     ) -> Result<(), Refused> {
         let again = self.to_rerun(jobs).map_err(Refused::Illegal)?;
         self.cancelled_by = None;
+        if self.state.is_over() {
+            // How long a run took is how long its latest going took.
+            self.started_at = Some(at);
+        }
         let cause = Cause::Rerun { by: by.to_owned() };
         for &job in &again {
             let needs = self.n_unmet_after(job, &again);

@@ -8,24 +8,32 @@ use kiln_model::{Exit, JobIndex, JobState, Plan, Reason, RunId};
 use kiln_store::{ProjectRow, RunFilter, RunRow, StoreError};
 
 use crate::runs::{Runs, job_row};
+use crate::state::App;
 
-/// Runs shown of each project in the list of projects.
+/// Runs shown of each project.
 const PROJECT_RUNS: u32 = 20;
 
-pub async fn projects(runs: &Runs) -> Result<Vec<user::Project>, StoreError> {
-    let rows = runs.store().projects(PROJECT_RUNS).await?;
-    Ok(rows.into_iter().map(|(project, runs)| project_with(project, runs)).collect())
+pub async fn projects(app: &App) -> Result<Vec<user::Project>, StoreError> {
+    let rows = app.runs.store().projects(PROJECT_RUNS).await?;
+    Ok(rows.into_iter().map(|(project, runs)| project_with(app, project, runs)).collect())
 }
 
-pub fn project_with(project: ProjectRow, runs: Vec<RunRow>) -> user::Project {
+pub async fn project(app: &App, row: ProjectRow) -> Result<user::Project, StoreError> {
+    let filter =
+        RunFilter { project: Some(row.id), limit: PROJECT_RUNS, ..RunFilter::default() };
+    let runs = app.runs.store().runs(filter).await?;
+    Ok(project_with(app, row, runs))
+}
+
+fn project_with(app: &App, project: ProjectRow, runs: Vec<RunRow>) -> user::Project {
     user::Project {
+        problem: app.reconcilers.problem(project.id),
         project: project.name.to_string(),
         repo: project.repo,
         default_branch: project.default_branch,
         poll_every_s: project.poll_every_s,
         created_at: project.created_at,
         runs: runs.into_iter().map(run_row).collect(),
-        problem: None,
     }
 }
 

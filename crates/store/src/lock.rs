@@ -1,8 +1,10 @@
 //! A data folder has one server.
 //!
 //! `kiln.lock` in the folder is locked with `flock` for as long as the server lives; the kernel
-//! lets go of it however the server dies. The file holds the pid for people to read, and is never
-//! removed: removing it would let two servers lock two files of one name.
+//! lets go of it however the server dies. A server that ends by itself lets go at once and not only
+//! by closing the file: a process that was being forked at that moment may have a copy of it for a
+//! while. The file holds the pid for people to read, and is never removed: removing it would let two
+//! servers lock two files of one name.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -18,7 +20,7 @@ const FILE_NAME: &str = "kiln.lock";
 /// The folder is ours until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -43,7 +45,14 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(|e| StoreError::other(failed(&e)))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Best effort: closing the file does the same, unless somebody has a copy of it.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 

@@ -81,6 +81,7 @@ fn nothing_is_left_for_later() {
 
 #[test]
 fn no_test_waits_for_time_to_pass() {
+    let sleeps = [["sle", "ep("].concat(), ["sleep_", "until("].concat()];
     let mut complaints = Vec::new();
     for file in rust() {
         let from = match (file.is_test(), file.text.find("#[cfg(test)]")) {
@@ -89,10 +90,13 @@ fn no_test_waits_for_time_to_pass() {
             (false, None) => continue,
         };
         let first = file.text[..from].lines().count() + 1;
+        let mut function = "";
         for (number, line) in (first..).zip(file.text[from..].lines()) {
-            if line.contains(&["sle", "ep("].concat())
-                || line.contains(&["sleep_", "until("].concat())
-            {
+            if let Some((_, after)) = line.split_once("fn ") {
+                function = after.split(['(', '<']).next().unwrap_or_default();
+            }
+            // `until` asks for a fact again and again, and has to pause between.
+            if function != "until" && sleeps.iter().any(|sleep| line.contains(sleep.as_str())) {
                 complaints.push(format!("{}:{number}: {}", shown(&file), line.trim()));
             }
         }

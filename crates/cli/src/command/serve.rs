@@ -12,7 +12,7 @@ use kiln_server::{ServeError, ServeOptions, Server};
 use crate::client::{DEFAULT_PORT, Note};
 use crate::error::{Exit, Failure, Kind, Result};
 use crate::interrupt::Interrupts;
-use crate::local::machine::{Part, host_name, start_agent};
+use crate::local::machine::{Folder, Part, host_name, start_agent};
 use crate::output::{Output, Style};
 use crate::place::Data;
 
@@ -78,6 +78,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         labels: args.labels,
         n_jobs: args.jobs.map(usize::from),
         orphan_for: ORPHAN_FOR,
+        folder: Folder::Ours,
         env: Vec::new(),
     };
     let agent = match args.jobs {

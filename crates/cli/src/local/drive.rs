@@ -12,7 +12,7 @@ use kiln_stdx::{Clock, Secret, SystemClock, Timestamp};
 use kiln_store::{ProjectRow, RunRow};
 
 use super::kill::kill_steps;
-use super::machine::{Part, host_name, start_agent};
+use super::machine::{Folder, Part, host_name, start_agent};
 use super::owner::{Gate, Owner};
 use super::{Local, settle};
 use crate::error::{Exit, Failure, Kind, Result};
@@ -106,6 +106,7 @@ impl Drive<'_> {
             labels,
             n_jobs: self.n_jobs,
             orphan_for: Duration::ZERO,
+            folder: Folder::Shared,
             env: self.env,
         };
         let agent = start_agent(self.spawner, &runs, &self.local.data.local(), part).await?;

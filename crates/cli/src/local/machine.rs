@@ -27,8 +27,18 @@ pub struct Part {
     pub n_jobs: Option<usize>,
     /// How long sessions outlive this process.
     pub orphan_for: Duration,
+    /// Whether other processes run jobs in the same data folder.
+    pub folder: Folder,
     /// Further variables for every job.
     pub env: Vec<(String, String)>,
+}
+
+/// Who runs jobs in a data folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folder {
+    /// This process alone, as its lock on the folder says.
+    Ours,
+    Shared,
 }
 
 /// Starts to take jobs from `runs`.
@@ -45,6 +55,7 @@ pub async fn start_agent(
         info: AgentInfo { id, name: part.name, labels: part.labels },
         n_slots: part.n_jobs.unwrap_or_else(n_cores),
         workspaces,
+        workspaces_are_ours: part.folder == Folder::Ours,
         clock: Arc::new(SystemClock),
         log_bytes_max: LOG_BYTES_MAX,
         grace: KILL_GRACE,

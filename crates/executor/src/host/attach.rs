@@ -81,10 +81,15 @@ pub fn reap(attempt: AttemptId, attempt_dir: &Path) -> usize {
         let found = pids().filter(|pid| living == Some(*pid) || mark.is_on(*pid));
         n_killed += found.filter(|pid| kill(*pid)).count();
     }
-    for name in [INIT, SOCKET] {
+    remove_traces(attempt_dir);
+    n_killed
+}
+
+/// Nobody will be found at this attempt any more.
+pub(super) fn remove_traces(attempt_dir: &Path) {
+    for name in [SOCKET, INIT] {
         let _ = std::fs::remove_file(attempt_dir.join(name));
     }
-    n_killed
 }
 
 struct Mark {

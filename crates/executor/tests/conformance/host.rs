@@ -245,6 +245,7 @@ async fn a_session_that_cannot_open_leaves_nothing(bench: Bench<HostExecutor>) {
     let attempt_dir = spec.attempt_dir.clone();
     assert!(matches!(bench.executor.open(spec).await, Err(OpenError::Mount(_))));
     assert!(bench.executor.attach(&attempt_dir).await.unwrap().is_none());
+    assert!(std::fs::read_dir(&attempt_dir).unwrap().next().is_none());
 
     let mut spec = bench.spec();
     spec.directory = bench.path("not-there");

@@ -118,7 +118,7 @@ pub async fn lines(
         // One byte more is its newline.
         let cut = n_bytes > text.len() as u64 + 1;
         let text = String::from_utf8_lossy(text).into_owned();
-        LogLine { offset, text, cut_from: cut.then_some(n_bytes) }
+        LogLine { offset, text, cut_from: cut.then_some(n_bytes.saturating_sub(1)) }
     };
     Ok(Json(LogWindow {
         first: window.first,

@@ -5,7 +5,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use kiln_api::user::{AddProject, Project};
 use kiln_manifest::Input;
-use kiln_store::{ProjectRow, RunFilter};
 use serde::Deserialize;
 
 use super::Error;
@@ -13,18 +12,9 @@ use super::extract::{self, Asked, At, Given};
 use crate::state::App;
 use crate::{ask, view};
 
-/// Runs shown of one project.
-const RUNS: u32 = 20;
-
 /// Every project with its newest runs, by name.
 pub async fn list(State(app): State<App>) -> Result<Json<Vec<Project>>, Error> {
-    let mut projects = view::projects(&app.runs).await?;
-    let rows = app.runs.store().projects(0).await?;
-    for project in &mut projects {
-        let row = rows.iter().find(|(row, _)| row.name.as_str() == project.project);
-        project.problem = row.and_then(|(row, _)| app.reconcilers.problem(row.id));
-    }
-    Ok(Json(projects))
+    Ok(Json(view::projects(&app).await?))
 }
 
 /// One project with its newest runs.
@@ -32,7 +22,7 @@ pub async fn list(State(app): State<App>) -> Result<Json<Vec<Project>>, Error> {
 /// Errors: `project_not_found`.
 pub async fn show(State(app): State<App>, At(name): At<String>) -> Result<Json<Project>, Error> {
     let row = extract::project(&app, &name).await?;
-    shown(&app, row).await
+    Ok(Json(view::project(&app, row).await?))
 }
 
 /// Add a project. Its repository must be readable; what it has now starts no run.
@@ -43,7 +33,7 @@ pub async fn add(
     Given(asked): Given<AddProject>,
 ) -> Result<(StatusCode, Json<Project>), Error> {
     let row = ask::add_project(&app, asked).await?;
-    Ok((StatusCode::CREATED, shown(&app, row).await?))
+    Ok((StatusCode::CREATED, Json(view::project(&app, row).await?)))
 }
 
 /// Remove a project with its runs and logs. The repository is not touched.
@@ -70,13 +60,4 @@ pub async fn inputs(
 ) -> Result<Json<Vec<Input>>, Error> {
     let row = extract::project(&app, &name).await?;
     Ok(Json(ask::inputs(&app, &row, asked.branch).await?))
-}
-
-async fn shown(app: &App, row: ProjectRow) -> Result<Json<Project>, Error> {
-    let filter = RunFilter { project: Some(row.id), limit: RUNS, ..RunFilter::default() };
-    let runs = app.runs.store().runs(filter).await?;
-    let problem = app.reconcilers.problem(row.id);
-    let mut project = view::project_with(row, runs);
-    project.problem = problem;
-    Ok(Json(project))
 }

@@ -72,14 +72,16 @@ pub fn job_row(run: &Run, job: JobIndex) -> JobRow {
     let state = &run.jobs[job.at()];
     let name = run.plan.as_ref().map(|plan| plan.job(job).name.clone());
     let latest = state.attempts.last();
+    // Asked to run again and not offered yet: the times of the attempt before are not its own.
+    let times = latest.filter(|latest| state.state.is_over() || !latest.state.is_over());
     JobRow {
         job,
         name: name.expect("a run has jobs only with a plan"),
         state: state.state,
         reason: state.reason.clone(),
         attempt: latest.map_or(0, |attempt| attempt.id.attempt),
-        started_at: latest.and_then(|attempt| attempt.started_at),
-        finished_at: latest.and_then(|attempt| attempt.finished_at),
+        started_at: times.and_then(|attempt| attempt.started_at),
+        finished_at: times.and_then(|attempt| attempt.finished_at),
         log_bytes: latest.map_or(0, |attempt| attempt.log_bytes),
     }
 }

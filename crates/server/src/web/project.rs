@@ -28,12 +28,7 @@ struct ProjectsPage<'a> {
 
 /// `GET /`.
 pub async fn list(State(app): State<App>) -> Result<Response, PageError> {
-    let mut projects = crate::view::projects(&app.runs).await?;
-    for (row, _) in app.runs.store().projects(0).await? {
-        if let Some(project) = projects.iter_mut().find(|p| p.project == row.name.as_str()) {
-            project.problem = app.reconcilers.problem(row.id);
-        }
-    }
+    let projects = crate::view::projects(&app).await?;
     Ok(page::send(StatusCode::OK, &build(&projects, &app.url, app.clock.now())))
 }
 

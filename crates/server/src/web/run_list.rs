@@ -35,6 +35,8 @@ struct RunListPage<'a> {
     repo: &'a str,
     default_branch: Option<&'a str>,
     poll: Option<String>,
+    /// Why the repository cannot be followed at the moment.
+    problem: Option<&'a str>,
     runs: &'a [Run],
     asked: &'a Asked,
     /// Address of the runs before these.
@@ -64,7 +66,9 @@ pub async fn show(
         ..RunFilter::default()
     };
     let runs = crate::view::run_list(&app.runs, filter).await?;
-    Ok(page::send(StatusCode::OK, &build(&project, &runs, &asked, app.clock.now())))
+    let problem = app.reconcilers.problem(project.id);
+    let page = build(&project, problem.as_deref(), &runs, &asked, app.clock.now());
+    Ok(page::send(StatusCode::OK, &page))
 }
 
 /// The project of that name.
@@ -79,6 +83,7 @@ pub async fn find(app: &App, project: &str) -> Result<ProjectRow, PageError> {
 
 fn build<'a>(
     project: &'a ProjectRow,
+    problem: Option<&'a str>,
     runs: &'a [Run],
     asked: &'a Asked,
     now: Timestamp,
@@ -101,6 +106,7 @@ fn build<'a>(
         repo: &project.repo,
         default_branch: project.default_branch.as_deref(),
         poll: project.poll_every_s.map(|s| show::length(std::time::Duration::from_secs(s.into()))),
+        problem,
         runs: shown,
         asked,
         older,
@@ -128,19 +134,27 @@ mod tests {
         let project = sample::project_row();
         let runs = sample::runs(PAGE_RUNS as usize + 1);
         let asked = Asked { branch: "a&b".into(), ..Asked::default() };
-        let page = build(&project, &runs, &asked, sample::NOW);
+        let page = build(&project, None, &runs, &asked, sample::NOW);
         let last = page.runs.last().unwrap().number;
         assert_eq!(page.older, Some(format!("/p/glaze?branch=a%26b&state=&before={last}")));
         assert_eq!(page.runs.len(), PAGE_RUNS as usize);
-        assert_eq!(build(&project, &runs[1..], &asked, sample::NOW).older, None);
+        assert_eq!(build(&project, None, &runs[1..], &asked, sample::NOW).older, None);
     }
 
     #[test]
     fn a_filter_without_matches_says_so() {
         let project = sample::project_row();
         let asked = Asked { branch: "\"><script>".into(), ..Asked::default() };
-        let html = build(&project, &[], &asked, sample::NOW).render().unwrap();
+        let html = build(&project, None, &[], &asked, sample::NOW).render().unwrap();
         assert!(html.contains("No run matches"));
         assert!(!html.contains("\"><script>"));
+    }
+    #[test]
+    fn a_repository_that_cannot_be_read_is_told_on_its_page() {
+        let project = sample::project_row();
+        let (asked, problem) = (Asked::default(), "cannot read `https://x/<b>`: no route to host");
+        let html = build(&project, Some(problem), &[], &asked, sample::NOW).render().unwrap();
+        assert!(html.contains("no route to host"));
+        assert!(!html.contains("<b>"));
     }
 }

@@ -17,7 +17,7 @@ use crate::client::{Client, Note};
 use crate::command::serve::{start, stop};
 use crate::error::{Blame, Exit, Failure, Kind, Result};
 use crate::interrupt::Interrupts;
-use crate::local::machine::{Part, host_name, start_agent};
+use crate::local::machine::{Folder, Part, host_name, start_agent};
 use crate::output::{Output, Style};
 use crate::place::Data;
 use crate::watch::{Ended, Shown, Watched};
@@ -72,6 +72,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         n_jobs: None,
         // The folder may be gone a moment later, so nothing may outlive this process.
         orphan_for: Duration::ZERO,
+        folder: Folder::Ours,
         env: Vec::new(),
     };
     let agent = start_agent(spawner, server.runs(), &data.server(), part).await?;

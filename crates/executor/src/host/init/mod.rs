@@ -117,15 +117,21 @@ fn serve(mut control: UnixStream) -> io::Result<()> {
         }
     };
     match first {
-        Ask::Open(spec) => match Init::open(*spec, inbox) {
-            Ok(mut init) => {
-                init.control = Some(control);
-                init.tell(&Tell::Opened);
-                init.live();
-                Ok(())
+        Ask::Open(spec) => {
+            let attempt_dir = spec.attempt_dir.clone();
+            match Init::open(*spec, inbox) {
+                Ok(mut init) => {
+                    init.control = Some(control);
+                    init.tell(&Tell::Opened);
+                    init.live();
+                    Ok(())
+                }
+                Err(Failed(refusal)) => {
+                    attach::remove_traces(&attempt_dir);
+                    control.write_all(&encode(&Tell::Refused(refusal)))
+                }
             }
-            Err(Failed(refusal)) => control.write_all(&encode(&Tell::Refused(refusal))),
-        },
+        }
         Ask::Probe { folder } => {
             let answer = probe::overlay_in(&folder);
             control.write_all(&encode(&Tell::Probed(answer)))
@@ -378,9 +384,7 @@ impl Init {
         // What was lost after the last step has had no other occasion to be told.
         let synced = self.log.sync().and(self.log.trouble().cloned().map_or(Ok(()), Err));
         let unmounted = self.unmount();
-        for name in [attach::SOCKET, attach::INIT] {
-            let _ = std::fs::remove_file(self.spec.attempt_dir.join(name));
-        }
+        attach::remove_traces(&self.spec.attempt_dir);
         killed.and(synced).and(unmounted)
     }
 
