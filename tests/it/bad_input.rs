@@ -27,8 +27,8 @@ fn with_manifest(manifest: &[u8]) -> WorkTree {
 #[test]
 fn outside_a_repository() {
     let world = World::new();
-    refused(world.kiln(world.path(), ["run"]), 2, &["error:", "help:"]);
-    refused(world.kiln(world.path(), Vec::<&str>::new()), 2, &["error:", "help:"]);
+    refused(world.kiln(world.path(), ["run"]), 2, &["error:", "git init"]);
+    refused(world.kiln(world.path(), Vec::<&str>::new()), 2, &["error:", "git init"]);
 }
 
 #[test]

@@ -11,18 +11,22 @@ use kiln_stdx::process;
 /// test lies, so that `cargo test --workspace` needs nothing before it. A build that is fresh costs
 /// a fraction of a second.
 pub fn kiln() -> &'static Path {
-    KILN.get_or_init(|| match std::env::var_os("KILN_BIN") {
-        Some(given) => PathBuf::from(given),
+    let found = KILN.get_or_init(|| match std::env::var_os("KILN_BIN") {
+        Some(given) => Ok(PathBuf::from(given)),
         None => build(),
-    })
+    });
+    match found {
+        Ok(path) => path,
+        Err(why) => panic!("cannot build kiln for the stories: {why}"),
+    }
 }
 
 /// Makes [`kiln`] give this one, unless it has given another before.
-pub fn choose(path: PathBuf) -> &'static Path {
-    KILN.get_or_init(|| path)
+pub fn choose(path: PathBuf) {
+    KILN.get_or_init(|| Ok(path));
 }
 
-static KILN: OnceLock<PathBuf> = OnceLock::new();
+static KILN: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 
 /// The repository that this package lies in.
 pub fn checkout() -> &'static Path {
@@ -45,7 +49,7 @@ fn profile_folder() -> PathBuf {
     }
 }
 
-fn build() -> PathBuf {
+fn build() -> Result<PathBuf, String> {
     let folder = profile_folder();
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
@@ -55,8 +59,6 @@ fn build() -> PathBuf {
     let mut build = process::command(cargo);
     build.args(["build", "--quiet", "--package", "kiln", "--profile", profile, "--target-dir"]);
     build.arg(target()).current_dir(checkout());
-    if let Err(error) = process::output(&mut build) {
-        panic!("cannot build kiln for the stories: {error}");
-    }
-    folder.join("kiln")
+    process::output(&mut build).map_err(|error| error.to_string())?;
+    Ok(folder.join("kiln"))
 }

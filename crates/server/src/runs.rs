@@ -22,6 +22,7 @@ mod source;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use kiln_engine::queue::{Blocked, Queue};
 use kiln_engine::run::{Action, Refused, Run};
@@ -44,6 +45,9 @@ use live::Live;
 const RECENT_MAX: usize = 8;
 /// News that a slow listener may be behind before it is told to look again at everything.
 const NEWS_MAX: usize = 1024;
+
+/// Between two tries to read a run whose rows could not be written.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// All runs of one data folder. Cheap to clone.
 #[derive(Clone)]
@@ -290,11 +294,22 @@ impl Runs {
                 queue.release(attempt);
             }
         }
-        if let Ok(row) = self.inner.store.run(live.id).await
-            && !row.state.is_over()
-        {
-            // A failure here leaves the run to the next one who asks for it, or to a restart.
-            let _ = self.take_over(row).await;
+        if self.read_again(live.id).await.is_err() {
+            // The store answers again when its trouble is over; until then nobody may take these jobs.
+            let (runs, id) = (self.clone(), live.id);
+            tokio::spawn(async move {
+                while runs.read_again(id).await.is_err() {
+                    tokio::time::sleep(READ_AGAIN_AFTER).await;
+                }
+            });
+        }
+    }
+
+    async fn read_again(&self, id: RunId) -> Result<(), StoreError> {
+        match self.inner.store.run(id).await {
+            Ok(row) if !row.state.is_over() => self.take_over(row).await,
+            Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

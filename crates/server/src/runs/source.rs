@@ -172,7 +172,8 @@ impl Runs {
     /// carries this one.
     fn note(&self, lease: LeaseId, kind: EventKind) -> Result<(), LeaseError> {
         let live = lock(&self.inner.live).get(&lease.attempt.run).cloned();
-        let live = live.ok_or(LeaseError::Stale(lease))?;
+        let reading = || LeaseError::Unavailable("its run is being read again".to_owned());
+        let live = live.ok_or_else(reading)?;
         let written =
             self.record(&live, kind).map_err(|refused| lease_error(lease, &refused.into()))?;
         tokio::spawn(written);
