@@ -66,6 +66,27 @@ fn aliases_that_explode() {
 }
 
 #[test]
+fn a_pushed_manifest_may_be_a_symlink_inside_the_repository() {
+    let site = Site::with("");
+    std::fs::remove_file(site.tree.path.join(".kiln.yml")).expect("it was there");
+    site.tree.write("ci/kiln.yml", "jobs: { a: { steps: [echo ok] } }\n");
+    let link = |target: &str| {
+        let at = site.tree.path.join(".kiln.yml");
+        let _ = std::fs::remove_file(&at);
+        std::os::unix::fs::symlink(target, at).expect("a link");
+    };
+    link("ci/kiln.yml");
+    assert_eq!(site.run(1)["state"], "success");
+    for (number, target) in [(2, "/etc/passwd"), (3, ".kiln.yml"), (4, "nowhere"), (5, "ci")] {
+        link(target);
+        let run = site.run(number);
+        assert_eq!(run["state"], "failed", "{target}: {run:#}");
+        let reason = run["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains("`.kiln.yml` is a") && reason.contains("not a file"), "{reason}");
+    }
+}
+
+#[test]
 fn a_pushed_bad_manifest_is_a_failed_run_that_says_where() {
     let site = Site::with("jobs:\n  a: { stpes: [x] }\n");
     let run = site.run(1);
@@ -152,6 +173,41 @@ fn a_full_disk_ends_the_job_and_not_the_server() {
     drop(server);
 }
 
+/// The hook can neither reach the store nor leave a note: the disk is the same. What was pushed is in
+/// the repository, and the server looks there again by itself.
+#[test]
+fn a_push_onto_a_full_disk_runs_when_there_is_room() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("only root can mount a small disk: not tried");
+        return;
+    }
+    let world = World::new();
+    let disk = world.at("data");
+    std::fs::create_dir(&disk).expect("a folder");
+    let mut mount = world.command("mount");
+    ran(mount.args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&disk)).success();
+    let _unmount = Unmount(&disk);
+    let bare = world.bare("site.git");
+    let tree = world.clone_of(&bare, "site");
+    tree.write(".kiln.yml", "jobs: { a: { steps: [echo a] } }\n");
+    let server = world.serve();
+    world.watch("site", &bare);
+    let filler = disk.join("filler");
+    let mut file = std::fs::File::create(&filler).expect("there is room yet");
+    while std::io::Write::write_all(&mut file, &[1; 512]).is_ok() {}
+    drop(file);
+    let commit = tree.commit("onto a full disk");
+    let said = tree.push(["HEAD:refs/heads/main"]).said();
+    assert!(said.contains("disk is full") && said.contains("free some space"), "{said}");
+    let answer = server.post("/projects/site/runs", &serde_json::json!({ "commit": commit }));
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    std::fs::remove_file(&filler).expect("it is there");
+    let run = server.over("site", 1);
+    assert_eq!(run["commit"], commit.as_str());
+    assert_eq!(run["state"], "success", "{run:#}");
+    drop(server);
+}
+
 struct Unmount<'p>(&'p Path);
 
 impl Drop for Unmount<'_> {
@@ -205,6 +261,9 @@ fn projects_that_cannot_be() {
     refused(add("../x", "/tmp"), 2, &["../x"]);
     refused(add("site", "--upload-pack=touch owned"), 2, &["--upload-pack"]);
     refused(add("site", "ext::sh -c 'touch owned'"), 2, &["ext::"]);
+    let endless = "x".repeat(100_000);
+    let said = add("site", &endless).exits(2).said();
+    assert!(said.len() < 500, "the whole of it is repeated: {} bytes", said.len());
     assert!(!world.at("owned").exists());
     let bare = world.bare("site.git");
     add("site", &bare.path.to_string_lossy()).success();

@@ -8,8 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kiln_it::server::is_over;
-use kiln_it::site::job;
-use kiln_it::{World, wait};
+use kiln_it::site::{job, states};
+use kiln_it::{Site, World, wait};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// As often as this is the server killed.
@@ -99,6 +100,10 @@ fn nothing_promised_is_lost_and_nothing_runs_twice() {
                 assert!(ran_once, "{what}, and never ran");
             } else {
                 assert!(!text(&row["reason"]).is_empty(), "{what}, without a reason");
+                assert!(
+                    ["lost", "skipped"].contains(&state.as_str()),
+                    "{what}: no step fails here"
+                );
             }
             if state == "skipped" {
                 assert!(!ran_once, "{what}, and ran");
@@ -113,4 +118,65 @@ fn nothing_promised_is_lost_and_nothing_runs_twice() {
         }
     }
     assert!(states.contains("success"), "no run came through: {states:?}");
+}
+
+/// Once, the restarted agent told again where in the log its running step begins. By then the log
+/// was longer, so the server took it for a second start, and every job that had printed something
+/// failed although it ran on.
+#[test]
+fn jobs_that_run_outlive_the_server() {
+    let mut site = Site::with("");
+    let (go, ran) = (site.world.at("go"), site.world.at("ran"));
+    let (go_at, ran_at) = (go.display(), ran.display());
+    let manifest = format!(
+        "jobs:\n  a:\n    steps:\n      - echo one >> '{ran_at}'; echo one\n      \
+         - echo two >> '{ran_at}'; seq 1 1000; until [ -e '{go_at}' ]; do sleep 0.02; done; seq 1001 2000\n      \
+         - echo three >> '{ran_at}'; echo three\n  \
+         b: {{ needs: a, steps: [echo b] }}\n"
+    );
+    site.tree.write(".kiln.yml", manifest);
+    site.push();
+    let log = "/api/v1/projects/site/runs/1/jobs/a/log";
+    for signal in [Signal::KILL, Signal::TERM, Signal::KILL] {
+        wait::until("the second step has printed", || {
+            let answer = site.server.get(log);
+            (answer.status == 200 && answer.text().ends_with("1000\n")).then_some(())
+        });
+        site.server.signal(signal);
+        site.again();
+    }
+    std::fs::write(&go, "").expect("a file");
+    let run = site.server.over("site", 1);
+    assert_eq!(states(&run), ["a=success", "b=success"], "{run:#}");
+    assert_eq!(job(&run, "a")["attempt"], 1);
+    let whole: String = (1..=2000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(site.log(1, "a"), format!("one\n{whole}three\n"));
+    assert_eq!(std::fs::read_to_string(&ran).expect("it ran"), "one\ntwo\nthree\n");
+    // Each step has its own part of the log, also the one that two servers looked after.
+    let detail = site.server.json("/projects/site/runs/1/jobs/a");
+    let parts: Vec<_> = detail["attempts"][0]["steps"]
+        .as_array()
+        .expect("a list of steps")
+        .iter()
+        .map(|step| (step["log_from"].as_u64(), step["log_to"].as_u64()))
+        .collect();
+    let end = 4 + u64::try_from(whole.len()).expect("short");
+    let parts_expected = [(Some(0), Some(4)), (Some(4), Some(end)), (Some(end), Some(end + 6))];
+    assert_eq!(parts, parts_expected);
+}
+
+#[test]
+fn what_an_attempt_without_a_lease_left_is_cleared_at_the_start() {
+    let world = World::new();
+    world.serve().stop();
+    let folder = world.data().join("layers/attempts/77-0-1");
+    std::fs::create_dir_all(folder.join("upper")).expect("a folder");
+    std::fs::write(folder.join("upper/file"), "left").expect("a file");
+    let mut stray = world.command("sleep");
+    stray.arg("86399").env("KILN_ATTEMPT", "77-0-1").current_dir(&folder);
+    let mut stray = stray.spawn().expect("a process");
+    let _server = world.serve();
+    let ended = wait::until("the process is ended", || stray.try_wait().expect("ours"));
+    assert!(!ended.success());
+    wait::until("the folder is gone", || (!folder.exists()).then_some(()));
 }

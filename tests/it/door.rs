@@ -103,3 +103,34 @@ fn a_server_asked_to_end_ends_cleanly() {
     assert_eq!(server.stop(), Some(0));
     assert!(!world.data().join("kiln.sock").exists() || world.serve().stop() == Some(0));
 }
+
+#[test]
+fn a_query_that_makes_no_sense_is_answered_in_kind() {
+    let site = Site::with(HELLO);
+    site.run(1);
+    for query in ["attempt=-1", "attempt=x", "attempt=99999999999", "attempt=1&attempt=2"] {
+        let page = site.server.get(&format!("/p/site/1/hello?{query}"));
+        assert_eq!(page.status, 400, "{query}");
+        assert!(page.text().contains("<html"), "{query}: {}", page.text());
+        assert!(page.text().contains("attempt"), "the page names the field: {query}");
+        let twin = site.server.get(&format!("/api/v1/projects/site/runs/1/jobs/hello/log?{query}"));
+        assert_eq!((twin.status, &twin.json()["code"]), (400, &"bad_request".into()), "{query}");
+    }
+    assert_eq!(site.server.get("/p/%ff").status, 404);
+}
+
+#[test]
+fn a_body_with_a_slip_in_it_does_nothing() {
+    let site = Site::with(HELLO);
+    site.run(1);
+    for (path, body) in [
+        ("/projects/site/runs", serde_json::json!({ "brunch": "main" })),
+        ("/projects/site/runs", serde_json::json!([])),
+        ("/projects/site/runs/1/rerun", serde_json::json!({ "faled": true })),
+    ] {
+        let answer = site.server.post(path, &body);
+        assert_eq!(answer.status, 400, "{path} {body}: {}", answer.text());
+    }
+    assert_eq!(site.server.runs("site").len(), 1);
+    assert_eq!(site.now(1)["jobs"][0]["attempt"], 1);
+}

@@ -12,6 +12,7 @@ mod demo;
 mod documents;
 mod dogfood;
 mod door;
+mod dot_git;
 mod laptop;
 mod order;
 mod page;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use kiln_it::browser::{Browser, END, HOME};
 use kiln_it::world::ran;
-use kiln_it::{Site, wait};
+use kiln_it::{Site, World, wait};
 
 /// A pipe that holds a job until the story writes into it.
 fn pipe(site: &Site) -> PathBuf {
@@ -171,4 +171,44 @@ fn a_log_of_a_gigabyte_opens_and_scrolls() {
     assert!(n_nodes.as_u64().is_some_and(|n| n < 20_000), "the page holds too much: {n_nodes}");
     browser.pictures("job-gigabyte");
     browser.is_clean();
+}
+
+#[test]
+fn the_scripts_know_terminals_scroll_bars_times_and_lists() {
+    const PURE: &str = include_str!("../../crates/server/tests/page/pure.js");
+    let world = World::new();
+    let server = world.serve();
+    let browser = Browser::open(&world);
+    browser.go(&server.url("/"));
+    assert_eq!(browser.run(PURE), serde_json::json!([]), "what does not hold");
+    browser.is_clean();
+}
+
+#[test]
+fn a_page_goes_on_by_itself_when_the_server_is_back() {
+    let mut site = Site::with("");
+    let pipe = pipe(&site);
+    let steps = format!("jobs: {{ speak: {{ steps: [\"cat '{}'\"] }} }}\n", pipe.display());
+    site.tree.write(".kiln.yml", steps);
+    site.push();
+    let mut speak =
+        OpenOptions::new().write(true).open(&pipe).expect("the job opens the other end");
+    let browser = Browser::open(&site.world);
+    browser.go(&site.server.url("/p/site/1/speak"));
+    writeln!(speak, "before the crash").expect("the job reads");
+    browser.log_shows("before the crash");
+    browser.run("window.sameDocument = true");
+    let address = site.server.address.to_string();
+    site.server.end();
+    writeln!(speak, "while nobody serves").expect("the job reads on");
+    browser.sees("Connection lost");
+    site.server = site.world.serve_with(&["--listen", &address]);
+    browser.log_shows("while nobody serves");
+    writeln!(speak, "after the crash").expect("the job reads");
+    browser.log_shows("after the crash");
+    let lines = browser.log_text().matches("while nobody serves").count();
+    assert_eq!(lines, 1, "nothing comes twice: {}", browser.log_text());
+    drop(speak);
+    browser.holds("it ends as it ended", "return document.title.startsWith('success')");
+    browser.holds("without being loaded anew", "return window.sameDocument === true");
 }

@@ -201,3 +201,22 @@ fn a_change_outside_the_watched_paths_runs_nothing() {
     assert_eq!(site.server.over("site", 2)["commit"], commit.as_str());
     assert_eq!(site.server.runs("site").len(), 2);
 }
+
+#[test]
+fn a_repository_given_as_a_file_url_takes_a_hook_and_is_looked_at_every_minute() {
+    let world = World::new();
+    let bare = world.bare("site.git");
+    let tree = world.clone_of(&bare, "site");
+    tree.write(".kiln.yml", HELLO);
+    let server = world.serve();
+    let url = format!("file://{}", bare.path.display());
+    world.kiln(world.path(), ["project", "add", "site", "--repo", &url, "--hook"]).success();
+    assert_eq!(server.json("/projects/site")["poll_every_s"], 60);
+    let commit = tree.commit("first");
+    let said = tree.push(["HEAD:refs/heads/main"]).said();
+    assert!(said.contains("run site#1"), "{said}");
+    assert_eq!(server.over("site", 1)["commit"], commit.as_str());
+    let off = ["project", "add", "still", "--repo", &url, "--poll", "off"];
+    world.kiln(world.path(), off).success();
+    assert!(server.json("/projects/still")["poll_every_s"].is_null());
+}

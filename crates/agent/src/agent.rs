@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 
 use crate::base::Bases;
 use crate::lease::Leases;
+use crate::place::{self, Spare, Spares};
+use crate::trouble::{Lasting, Tries};
 use crate::{job, leftover};
 
 /// What an agent is given.
@@ -40,6 +42,7 @@ pub struct AgentOptions {
 /// A running agent.
 pub struct Agent {
     stop: watch::Sender<Phase>,
+    lasting: watch::Receiver<Option<String>>,
     tasks: JoinSet<()>,
 }
 
@@ -60,6 +63,15 @@ pub(crate) struct Shared<S, E: Executor> {
     pub executor: E,
     pub leases: Leases,
     pub bases: Bases,
+    pub spares: Spares<E::Session>,
+    pub lasting: Lasting,
+}
+
+impl<S, E: Executor> Shared<S, E> {
+    /// For one act that is tried until it succeeds.
+    pub fn tries(&self) -> Tries<'_> {
+        Tries::new(&self.options.clock, &self.lasting)
+    }
 }
 
 impl Agent {
@@ -72,11 +84,34 @@ impl Agent {
         let stop = watch::Sender::new(Phase::Run);
         let n_slots = options.n_slots.max(1);
         let bases = Bases::new(options.workspaces.clone());
-        let shared = Arc::new(Shared { options, source, executor, leases: Leases::default(), bases });
+        let shared = Arc::new(Shared {
+            options,
+            source,
+            executor,
+            leases: Leases::default(),
+            bases,
+            spares: Spares::default(),
+            lasting: Lasting::new(None),
+        });
+        let lasting = shared.lasting.subscribe();
         let mut tasks = JoinSet::new();
         tasks.spawn(work(shared.clone(), n_slots, stop.subscribe()));
         tasks.spawn(renew(shared, stop.subscribe()));
-        Self { stop, tasks }
+        Self { stop, lasting, tasks }
+    }
+
+    /// Trouble with the source that lasts: nothing can be taken, or results cannot be delivered. The
+    /// agent goes on trying.
+    pub fn lasting_trouble(&self) -> impl Future<Output = String> + use<> {
+        let mut lasting = self.lasting.clone();
+        async move {
+            let told = lasting.wait_for(Option::is_some).await.map(|told| told.clone());
+            match told.ok().flatten() {
+                Some(trouble) => trouble,
+                // The agent is gone, and its trouble with it.
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Takes nothing new and waits until what runs has ended.
@@ -109,6 +144,8 @@ async fn work<S: JobSource, E: Executor>(
     }
     // Kept over the turns of the loop: dropped in the middle of a lease, it would cost an epoch.
     let mut take = None;
+    let mut tries = shared.tries();
+    let mut closing = JoinSet::new();
     loop {
         if take.is_none() && jobs.len() < n_slots {
             let shared = shared.clone();
@@ -120,21 +157,49 @@ async fn work<S: JobSource, E: Executor>(
             Some(_) = jobs.join_next(), if !jobs.is_empty() => continue,
             taken = async { take.as_mut().expect("asked only when it is there").await },
                 if take.is_some() => taken,
+            old = expired(&shared) => {
+                close(&mut closing, &shared, old);
+                continue;
+            }
+            Some(_) = closing.join_next(), if !closing.is_empty() => continue,
         };
         take = None;
         match taken {
             Ok(assignment) => {
+                tries.succeeded();
                 shared.leases.insert(assignment.lease);
                 jobs.spawn(job::run(shared.clone(), assignment, stop.clone()));
             }
             Err(error) => {
-                report(&format!("cannot take a job: {error}"));
+                tries.failed("cannot take a job", &error.to_string());
                 wait_or_stop(TAKE_AGAIN_AFTER, &mut stop).await;
             }
         }
     }
     drop(take);
     while jobs.join_next().await.is_some() {}
+    close(&mut closing, &shared, shared.spares.all());
+    while closing.join_next().await.is_some() {}
+}
+
+/// Spares that have become too old. Does not resolve while there are none; a job that leaves one
+/// wakes the caller by its end.
+async fn expired<S, E: Executor>(shared: &Shared<S, E>) -> Vec<Spare<E::Session>> {
+    let Some(at) = shared.spares.expire_at() else { return std::future::pending().await };
+    let clock = &shared.options.clock;
+    tokio::time::sleep(at.saturating_sub(clock.monotonic())).await;
+    shared.spares.expired(clock.monotonic())
+}
+
+fn close<S: JobSource, E: Executor>(
+    closing: &mut JoinSet<()>,
+    shared: &Arc<Shared<S, E>>,
+    spares: Vec<Spare<E::Session>>,
+) {
+    for spare in spares {
+        let shared = shared.clone();
+        closing.spawn(async move { place::close(&shared, spare).await });
+    }
 }
 
 /// After a refusal, for example by a full disk. Long enough not to load a server in trouble.
@@ -146,6 +211,7 @@ async fn resume<S: JobSource, E: Executor>(
     stop: &watch::Receiver<Phase>,
 ) -> Vec<kiln_api::agent::Assignment> {
     let mut stop = stop.clone();
+    let mut tries = shared.tries();
     while *stop.borrow() == Phase::Run {
         match shared.source.held(&shared.options.info).await {
             Ok(held) => {
@@ -155,7 +221,7 @@ async fn resume<S: JobSource, E: Executor>(
                 return held;
             }
             Err(error) => {
-                report(&format!("cannot ask for the jobs held before: {error}"));
+                tries.failed("cannot ask for the jobs held before", &error.to_string());
                 wait_or_stop(TAKE_AGAIN_AFTER, &mut stop).await;
             }
         }

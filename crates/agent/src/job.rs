@@ -13,15 +13,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kiln_api::agent::{Assignment, JobResult, JobSource, LeaseError, Stop};
-use kiln_executor::{Executor, Session, SessionSpec, StepCommand, StepDone, StepError};
+use kiln_api::agent::{Assignment, JobResult, JobSource, LeaseError, StepKnown, Stop};
+use kiln_executor::{Executor, Session, StepCommand, StepDone, StepError};
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::ArtifactRule;
 use kiln_model::{Exit, LeaseId, Outcome};
+use kiln_workspace::Prepared;
 use tokio::sync::watch;
 
 use crate::agent::{Phase, Shared, report};
-use crate::{environment, output, step};
+use crate::place::{self, Place};
+use crate::{output, step};
 
 /// Runs an assignment to its end and tells the source.
 pub(crate) async fn run<S: JobSource, E: Executor>(
@@ -45,7 +47,8 @@ pub(crate) async fn resume<S: JobSource, E: Executor>(
     match shared.executor.attach(&attempt_dir).await {
         Ok(Some(found)) if assignment.started_at.is_some() => {
             let before = Before { done: found.steps_done, running: found.running };
-            let attempt = Attempt { shared: &shared, assignment: &assignment, session: found.session };
+            let (session, place) = (found.session, None);
+            let attempt = Attempt { shared: &shared, assignment: &assignment, session, place };
             let ended = attempt.run(before, stop).await;
             settle(&shared, lease, ended).await;
         }
@@ -76,10 +79,11 @@ async fn abandon<S: JobSource, E: Executor>(
         report(&format!("cannot clean up after {lease}: {panic}"));
     }
     let message = "kiln was stopped while it ran".to_owned();
+    let mut tries = shared.tries();
     while let Err(LeaseError::Unavailable(error)) =
         shared.source.give_up(lease, message.clone()).await
     {
-        report(&format!("cannot give up {lease}: {error}"));
+        tries.failed(&format!("cannot give up {lease}"), &error);
         tokio::time::sleep(FINISH_AGAIN_AFTER).await;
     }
     shared.leases.remove(lease);
@@ -101,10 +105,11 @@ async fn settle<S: JobSource, E: Executor>(shared: &Shared<S, E>, lease: LeaseId
     if let Ended::Result(result) = ended {
         // No bound on the tries: a result is worth as long as its lease, and a lease that is gone
         // answers as stale.
+        let mut tries = shared.tries();
         while let Err(LeaseError::Unavailable(error)) =
             shared.source.finish(lease, result.clone()).await
         {
-            report(&format!("cannot deliver the result of {lease}: {error}"));
+            tries.failed(&format!("cannot deliver the result of {lease}"), &error);
             tokio::time::sleep(FINISH_AGAIN_AFTER).await;
         }
     }
@@ -120,16 +125,16 @@ async fn drive<S: JobSource, E: Executor>(
     if let Some(missing) = unsupported(assignment) {
         return error(missing);
     }
-    let spec = match prepare(shared, assignment).await {
-        Ok(spec) => spec,
+    let ready = match place::ready(shared, assignment).await {
+        Ok(ready) => ready,
         Err(message) => return error(message),
     };
     let (opened, started) = tokio::join!(
-        shared.executor.open(spec),
+        place::open(shared, assignment, ready),
         shared.source.started(assignment.lease),
     );
-    let mut session = match opened {
-        Ok(session) => session,
+    let (mut session, place) = match opened {
+        Ok(opened) => opened,
         Err(cause) => {
             discard(shared, assignment);
             return match started {
@@ -146,7 +151,7 @@ async fn drive<S: JobSource, E: Executor>(
             LeaseError::Unavailable(message) => error(message),
         };
     }
-    Attempt { shared, assignment, session }.run(Before::default(), stop).await
+    Attempt { shared, assignment, session, place }.run(Before::default(), stop).await
 }
 
 /// What a job may ask for and this agent cannot give yet. Never ignored in silence.
@@ -167,46 +172,27 @@ fn unsupported(assignment: &Assignment) -> Option<String> {
     Some(format!("the job asks for {asked}"))
 }
 
-async fn prepare<S: JobSource, E: Executor>(
+/// A new workspace.
+pub(crate) async fn prepare<S: JobSource, E: Executor>(
     shared: &Arc<Shared<S, E>>,
     assignment: &Assignment,
-) -> Result<SessionSpec, String> {
+) -> Result<Prepared, String> {
     let (shared, assignment) = (shared.clone(), assignment.clone());
     let prepared = move || {
         let workspaces = &shared.options.workspaces;
         let attempt = assignment.lease.attempt;
         let base = shared.bases.of(&assignment)?;
         let place = assignment.project.as_str();
-        let prepared = workspaces
+        workspaces
             .prepare(attempt, place, &base, &assignment.layers)
-            .map_err(|error| error.to_string())?;
-        let attempt_dir = workspaces.attempt_dir(attempt);
-        let machine = &shared.options.machine_env;
-        let env = environment::of(
-            &assignment,
-            machine,
-            &prepared.directory,
-            &attempt_dir.join(OUTPUT_FILE),
-        );
-        Ok(SessionSpec {
-            attempt,
-            attempt_dir,
-            mount: prepared.mount,
-            directory: prepared.directory,
-            env,
-            masked: assignment.secrets.values().cloned().collect(),
-            log: assignment.log.clone(),
-            log_bytes_max: shared.options.log_bytes_max,
-            grace: shared.options.grace,
-            orphan_for: shared.options.orphan_for,
-        })
+            .map_err(|error| error.to_string())
     };
     // A first checkout may take minutes; everything else is a few small calls.
     tokio::task::spawn_blocking(prepared).await.map_err(|error| error.to_string())?
 }
 
 /// In the attempt's own folder, where `KILN_OUTPUT` points.
-const OUTPUT_FILE: &str = "output";
+pub(crate) const OUTPUT_FILE: &str = "output";
 
 fn discard<S, E: Executor>(shared: &Shared<S, E>, assignment: &Assignment) {
     if let Err(error) = shared.options.workspaces.discard(assignment.lease.attempt) {
@@ -219,6 +205,8 @@ struct Attempt<'a, S, E: Executor> {
     shared: &'a Arc<Shared<S, E>>,
     assignment: &'a Assignment,
     session: E::Session,
+    /// What must be known of it to use it again; `None` when that cannot be.
+    place: Option<Place>,
 }
 
 /// What a session had done before this process came to own it.
@@ -342,17 +330,20 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         if *cancel.borrow() && outcome.is_success() { Outcome::Cancelled } else { outcome }
     }
 
-    /// A step that ended while nobody listened. Facts that the source has already are no news to it.
-    fn recorded(
-        &self,
-        position: usize,
-        done: &StepDone,
-        log_from: u64,
-    ) -> Result<StepEnd, String> {
+    /// What the source had heard of a step before this process came to own its attempt.
+    fn known(&self, position: usize) -> StepKnown {
+        self.assignment.steps.get(position).copied().unwrap_or_default()
+    }
+
+    /// A step that ended while nobody listened.
+    fn recorded(&self, position: usize, done: &StepDone, log_from: u64) -> Result<StepEnd, String> {
         let (lease, source) = (self.assignment.lease, &self.shared.source);
         let told = |answer: Result<(), LeaseError>| answer.map_err(|error| error.to_string());
-        if self.assignment.steps_done.len() <= done.counter as usize {
+        let known = self.known(position);
+        if known < StepKnown::Started {
             told(source.step_started(lease, index(position), log_from))?;
+        }
+        if known < StepKnown::Finished {
             told(source.step_finished(lease, index(position), done.exit.clone(), done.log_to))?;
             source.log_grew(lease, done.log_to);
         }
@@ -370,7 +361,11 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         let written = &self.assignment.job.steps[position];
         let log = self.session.log();
         let told = |answer: Result<(), LeaseError>| answer.map_err(|error| error.to_string());
-        told(source.step_started(lease, index(position), log.borrow().n_bytes))?;
+        // Known already when it runs since before a restart, or was about to when that came. Where
+        // its part of the log begins was told then.
+        if self.known(position) < StepKnown::Started {
+            told(source.step_started(lease, index(position), log.borrow().n_bytes))?;
+        }
         let ended = match command {
             Some(command) => self.session.step(command, cancel).await,
             None => match self.session.resume(cancel).await {
@@ -390,8 +385,19 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         let (outcome, outputs) = self.outputs(outcome);
         let (outcome, artifacts) = self.artifacts(outcome, halt).await;
         let log = self.session.log();
-        let closed = self.session.close().await;
-        let log_bytes = log.borrow().n_bytes;
+        let log_bytes = || log.borrow().n_bytes;
+        // What was stopped is closed: whether it is whole is nobody's worry then.
+        let place = self.place.take().filter(|_| halt.is_none());
+        let mut session = match place::keep(self.shared, self.assignment, self.session, place).await
+        {
+            Ok(()) => {
+                let (log_bytes, layer) = (log_bytes(), None);
+                return Ended::Result(JobResult { outcome, outputs, layer, artifacts, log_bytes });
+            }
+            Err(session) => session,
+        };
+        let closed = session.close().await;
+        let log_bytes = log_bytes();
         if halt == Some(Halt::Disowned) {
             discard(self.shared, self.assignment);
             return Ended::Disowned;

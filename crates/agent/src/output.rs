@@ -4,8 +4,9 @@
 //! last newline. A later value of the same name wins.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use kiln_model::limit::{OUTPUT_BYTES_MAX, OUTPUTS_MAX};
@@ -15,6 +16,8 @@ use kiln_model::limit::{OUTPUT_BYTES_MAX, OUTPUTS_MAX};
 pub(crate) enum OutputError {
     #[error("the output file cannot be read: {0}")]
     Read(String),
+    #[error("what `$KILN_OUTPUT` names is no longer a regular file")]
+    NotFile,
     #[error("the outputs are larger than {OUTPUT_BYTES_MAX} bytes")]
     TooLarge,
     #[error("there are more than {OUTPUTS_MAX} outputs")]
@@ -35,13 +38,9 @@ pub(crate) fn read(
     promised: &[String],
 ) -> Result<BTreeMap<String, String>, OutputError> {
     let mut bytes = Vec::new();
-    match File::open(path) {
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(OutputError::Read(error.to_string())),
-        Ok(file) => {
-            let most = OUTPUT_BYTES_MAX as u64 + 1;
-            file.take(most).read_to_end(&mut bytes).map_err(|e| OutputError::Read(e.to_string()))?;
-        }
+    if let Some(file) = open(path)? {
+        let most = OUTPUT_BYTES_MAX as u64 + 1;
+        file.take(most).read_to_end(&mut bytes).map_err(|e| OutputError::Read(e.to_string()))?;
     }
     if bytes.len() > OUTPUT_BYTES_MAX {
         return Err(OutputError::TooLarge);
@@ -51,6 +50,27 @@ pub(crate) fn read(
     match promised.iter().find(|name| !outputs.contains_key(*name)) {
         Some(missing) => Err(OutputError::Missing(missing.clone())),
         None => Ok(outputs),
+    }
+}
+
+/// The job may have put anything in the file's place: a pipe would be waited for without end, and a
+/// link leads to a file that is not the job's to give.
+fn open(path: &Path) -> Result<Option<File>, OutputError> {
+    use rustix::fs::OFlags;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(link) if link.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(OutputError::NotFile);
+        }
+        Err(error) => return Err(OutputError::Read(error.to_string())),
+    };
+    match file.metadata() {
+        Ok(known) if known.is_file() => Ok(Some(file)),
+        Ok(_) => Err(OutputError::NotFile),
+        Err(error) => Err(OutputError::Read(error.to_string())),
     }
 }
 
@@ -109,6 +129,23 @@ mod tests {
         let outputs = parse(text).unwrap();
         assert_eq!(outputs["version"], "2");
         assert_eq!(outputs["notes"], "first\n\nsecond");
+    }
+
+    #[test]
+    fn what_a_job_put_in_the_place_of_the_file_is_neither_waited_for_nor_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("real"), "a=1").unwrap();
+        std::os::unix::fs::symlink("real", path("link")).unwrap();
+        std::fs::create_dir(path("folder")).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), fifo, mode, 0).unwrap();
+        for name in ["link", "folder", "pipe"] {
+            assert_eq!(read(&path(name), &[]), Err(OutputError::NotFile), "{name}");
+        }
+        assert_eq!(read(&path("real"), &[]).unwrap()["a"], "1");
+        assert_eq!(read(&path("missing"), &[]).unwrap().len(), 0);
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub(crate) fn command(step: &Step, timeout: Option<Duration>) -> StepCommand {
             } else {
                 argv.push("-e".to_owned());
             }
-            argv.extend(["-c".to_owned(), script.clone()]);
+            // A script that begins with `-` is a script all the same.
+            argv.extend(["-c".to_owned(), "--".to_owned(), script.clone()]);
             argv
         }
     };
@@ -45,10 +46,10 @@ mod tests {
 
     #[test]
     fn a_script_is_one_argument_of_a_shell_that_stops_at_errors() {
-        assert_eq!(command(&step("sh"), None).argv, ["sh", "-e", "-c", "echo '$x' | cat"]);
+        assert_eq!(command(&step("sh"), None).argv, ["sh", "-e", "-c", "--", "echo '$x' | cat"]);
         assert_eq!(
             command(&step("bash"), None).argv,
-            ["bash", "-eo", "pipefail", "-c", "echo '$x' | cat"]
+            ["bash", "-eo", "pipefail", "-c", "--", "echo '$x' | cat"]
         );
     }
 

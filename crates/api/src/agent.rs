@@ -48,8 +48,17 @@ pub struct Assignment {
     pub objects: PathBuf,
     /// When [`JobSource::started`] was recorded, for an attempt that was held before a restart.
     pub started_at: Option<Timestamp>,
-    /// How many of its steps are recorded as finished, and how the last of them that failed ended.
-    pub steps_done: Vec<Exit>,
+    /// What is recorded of each of its steps, by position.
+    pub steps: Vec<StepKnown>,
+}
+
+/// What the source has heard of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StepKnown {
+    #[default]
+    Nothing,
+    Started,
+    Finished,
 }
 
 /// How an attempt ended, and what it gave.

@@ -184,6 +184,7 @@ pub struct WhyLine {
 
 /// Body of `POST /api/v1/projects`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AddProject {
     pub name: String,
     pub repo: String,
@@ -193,6 +194,7 @@ pub struct AddProject {
 
 /// Body of `POST /api/v1/projects/{project}/runs`. Without branch, tag and commit: the default branch.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TriggerRun {
     #[serde(default)]
     pub branch: Option<String>,
@@ -206,6 +208,7 @@ pub struct TriggerRun {
 
 /// Body of `POST …/rerun`. Neither: every job.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rerun {
     /// Jobs that failed, were lost or cancelled, and what needs them.
     #[serde(default)]

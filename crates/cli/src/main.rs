@@ -61,7 +61,7 @@ fn start(out: &Output) -> Result<Exit> {
     // Tasks that still run (an idle connection, a stalled read) must not hold up the end.
     runtime.shutdown_background();
     if with_spawner {
-        local::kill::reap_children();
+        local::children::reap_children();
     }
     done
 }

@@ -62,13 +62,21 @@ fn find(root: &Path) -> Result<PathBuf> {
     })
 }
 
+/// A second manifest, which is not the one that counts.
+pub fn other_manifest(root: &Path) -> Option<&'static str> {
+    FILE_NAMES.iter().copied().filter(|name| root.join(name).exists()).nth(1)
+}
+
 /// At most one byte more than is allowed: the planner then says that it is too long.
 fn read(at: &Path) -> Result<Vec<u8>> {
     let yours = |error: kiln_stdx::fs::FsError| Failure { kind: Kind::Yours, ..error.into() };
-    let file = File::open(at).named("read", at).map_err(yours)?;
-    if file.metadata().is_ok_and(|known| known.is_dir()) {
-        return Err(Failure::yours(format!("`{}` is a folder, not a manifest", at.display())));
+    // Looked at before it is opened: a pipe would be waited for without end.
+    let known = std::fs::metadata(at).named("read", at).map_err(yours)?;
+    if !known.is_file() {
+        let what = if known.is_dir() { "a folder" } else { "a pipe or a device" };
+        return Err(Failure::yours(format!("`{}` is {what}, not a manifest", at.display())));
     }
+    let file = File::open(at).named("read", at).map_err(yours)?;
     let mut bytes = Vec::new();
     let max = u64::try_from(MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
     file.take(max + 1).read_to_end(&mut bytes).named("read", at).map_err(yours)?;

@@ -157,13 +157,7 @@ fn step_line(run: &Run, lease: LeaseId, step: u32, exit: &Exit) -> String {
     let steps = run.plan.as_ref().and_then(|plan| plan.jobs.get(lease.attempt.job.at()));
     let name = steps.zip(usize::try_from(step).ok()).and_then(|(job, at)| job.steps.get(at));
     let name = name.map_or_else(String::new, |step| format!(" `{}`", step.name));
-    let ended = match exit {
-        exit if exit.is_success() => "succeeded".to_owned(),
-        Exit::Code { .. } => format!("ended with {exit}"),
-        Exit::Killed { .. } | Exit::Cancelled => format!("was {exit}"),
-        other => format!("ended: {other}"),
-    };
-    format!("step {}{name} {ended}", step + 1)
+    format!("step {}{name} {}", step + 1, exit.ended())
 }
 
 /// How an attempt ended, and what its policy made of it.

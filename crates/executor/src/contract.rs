@@ -84,6 +84,15 @@ pub trait Session: Send + 'static {
 
     /// Kills what is left, unmounts, ends. The log is flushed to disk (fdatasync). Idempotent.
     fn close(&mut self) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// As [`Session::close`], except that the empty place stays for another job: no process and no
+    /// word of this one is left in it, and its mounts are as they were at the start. Whether the
+    /// workspace is too, only the caller can tell. `false`: it is closed.
+    fn rest(&mut self) -> impl Future<Output = Result<bool, StepError>> + Send;
+
+    /// Begins anew after [`Session::rest`], for another attempt. Its folder is the old one's, renamed;
+    /// the layers below the workspace are the same. After an error the session is closed.
+    fn renew(&mut self, spec: SessionSpec) -> impl Future<Output = Result<(), OpenError>> + Send;
 }
 
 /// What a session needs.

@@ -3,9 +3,10 @@
 //! The whole tree is read and checked first, so a hostile one is refused before the first file. A
 //! small tree is then written from the objects' process: no program is started, which is what a push
 //! waits for. A large one, and one whose attributes ask git to convert files, is left to
-//! `git read-tree`, which writes in parallel and knows every conversion.
+//! `git read-tree`, which writes in parallel and knows every conversion. Either way git's index of
+//! what was written is made beside.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
@@ -17,6 +18,7 @@ use kiln_stdx::process;
 
 use crate::command;
 use crate::error::GitError;
+use crate::index::{self, Line};
 use crate::objects::Objects;
 use crate::tree::{self, Entry, Kind};
 
@@ -32,10 +34,10 @@ const ENTRIES_MAX: usize = 5_000_000;
 const DEPTH_MAX: usize = 2_048;
 
 /// A file to be written, at a path relative to the folder.
-struct Item {
-    path: PathBuf,
-    kind: Kind,
-    id: String,
+pub(crate) struct Item {
+    pub path: PathBuf,
+    pub kind: Kind,
+    pub id: String,
 }
 
 pub(crate) fn checkout(
@@ -43,16 +45,17 @@ pub(crate) fn checkout(
     objects: &Arc<Objects>,
     tree: &str,
     into: &Path,
+    index: &Path,
 ) -> Result<(), GitError> {
     if !crate::refs::is_object_id(tree) {
         let why = "it is not an object id";
         return Err(GitError::Refused { what: "the tree", text: tree.to_owned(), why });
     }
     let items = walk(objects, tree)?;
-    if items.len() > FILES_BY_PIPE_MAX || converts(objects, &items)? {
-        by_git(mirror, tree, into)
+    if items.len() > FILES_BY_PIPE_MAX || converts(objects, &attributes(&items))? {
+        by_git(mirror, tree, into, index)
     } else {
-        by_pipe(objects, &items, into)
+        index::write(index, by_pipe(objects, &items, into)?)
     }
 }
 
@@ -64,14 +67,10 @@ fn walk(objects: &Arc<Objects>, tree: &str) -> Result<Vec<Item>, GitError> {
     while let Some((folder, id, depth)) = folders.pop() {
         let entries = tree::read(objects, &id)?;
         n_entries += entries.len();
-        let hostile = |name: &[u8], why| {
-            let path = folder.join(std::ffi::OsStr::from_bytes(name)).display().to_string();
-            GitError::HostileTree { tree: tree.to_owned(), path, why }
-        };
-        if n_entries > ENTRIES_MAX || depth > DEPTH_MAX {
-            return Err(hostile(b"", "is part of a tree that is too large or too deep"));
+        if n_entries > ENTRIES_MAX {
+            return Err(too_large(tree, &folder));
         }
-        check_names(&entries).map_err(|(name, why)| hostile(&name, why))?;
+        check(tree, &folder, &entries, depth)?;
         for Entry { name, kind, id } in entries {
             let path = folder.join(std::ffi::OsString::from_vec(name));
             match kind {
@@ -81,6 +80,27 @@ fn walk(objects: &Arc<Objects>, tree: &str) -> Result<Vec<Item>, GitError> {
         }
     }
     Ok(items)
+}
+
+/// Refuses a folder of `tree` that would write elsewhere.
+pub(crate) fn check(
+    tree: &str,
+    folder: &Path,
+    entries: &[Entry],
+    depth: usize,
+) -> Result<(), GitError> {
+    if depth > DEPTH_MAX {
+        return Err(too_large(tree, folder));
+    }
+    check_names(entries).map_err(|(name, why)| {
+        let path = folder.join(std::ffi::OsStr::from_bytes(&name)).display().to_string();
+        GitError::HostileTree { tree: tree.to_owned(), path, why }
+    })
+}
+
+fn too_large(tree: &str, folder: &Path) -> GitError {
+    let why = "is part of a tree that is too large or too deep";
+    GitError::HostileTree { tree: tree.to_owned(), path: folder.display().to_string(), why }
 }
 
 /// A name must be one component that stays in its folder, and stand there once: a symlink and a
@@ -104,13 +124,17 @@ fn check_names(entries: &[Entry]) -> Result<(), (Vec<u8>, &'static str)> {
     Ok(())
 }
 
-/// Some `.gitattributes` asks for more than bytes as they are.
-fn converts(objects: &Arc<Objects>, items: &[Item]) -> Result<bool, GitError> {
+/// The ids of `.gitattributes` among the files.
+pub(crate) fn attributes(items: &[Item]) -> Vec<String> {
     let is_attributes =
         |item: &&Item| item.path.file_name().is_some_and(|name| name == ".gitattributes");
-    let ids: Vec<String> = items.iter().filter(is_attributes).map(|item| item.id.clone()).collect();
+    items.iter().filter(is_attributes).map(|item| item.id.clone()).collect()
+}
+
+/// Some `.gitattributes` asks for more than bytes as they are.
+pub(crate) fn converts(objects: &Arc<Objects>, attributes: &[String]) -> Result<bool, GitError> {
     let mut found = false;
-    objects.each(&ids, &mut |_, _, content| {
+    objects.each(attributes, &mut |_, _, content| {
         let mut text = Vec::new();
         content.read_to_end(&mut text).map_err(|cause| failed(&cause))?;
         let text = String::from_utf8_lossy(&text).into_owned();
@@ -126,13 +150,20 @@ fn converts(objects: &Arc<Objects>, items: &[Item]) -> Result<bool, GitError> {
     Ok(found)
 }
 
-fn by_pipe(objects: &Arc<Objects>, items: &[Item], into: &Path) -> Result<(), GitError> {
+/// Gives what the index says of the files.
+pub(crate) fn by_pipe<'a>(
+    objects: &Arc<Objects>,
+    items: &'a [Item],
+    into: &Path,
+) -> Result<Vec<Line<'a>>, GitError> {
     let mut made = PathBuf::new();
     let (files, submodules): (Vec<&Item>, Vec<&Item>) =
         items.iter().partition(|item| item.kind != Kind::Submodule);
+    let mut lines = Vec::with_capacity(items.len());
     for item in submodules {
         let path = into.join(&item.path);
         fs::create_dir_all(&path).named("create", &path)?;
+        lines.push(line(item, None));
     }
     let ids: Vec<String> = files.iter().map(|item| item.id.clone()).collect();
     objects.each(&ids, &mut |at, header, content| {
@@ -146,34 +177,40 @@ fn by_pipe(objects: &Arc<Objects>, items: &[Item], into: &Path) -> Result<(), Gi
             fs::create_dir_all(folder).named("create", folder)?;
             folder.clone_into(&mut made);
         }
-        Ok(write(&path, item.kind, content).named("write", &path)?)
-    })
+        let looks = write(&path, item.kind, content).named("write", &path)?;
+        lines.push(line(item, Some(looks)));
+        Ok(())
+    })?;
+    Ok(lines)
 }
 
-fn write(path: &Path, kind: Kind, content: &mut dyn Read) -> io::Result<()> {
+fn line(item: &Item, looks: Option<Metadata>) -> Line<'_> {
+    Line { path: &item.path, kind: item.kind, id: &item.id, looks }
+}
+
+/// Gives how the file looks now.
+fn write(path: &Path, kind: Kind, content: &mut dyn Read) -> io::Result<Metadata> {
     if kind == Kind::Symlink {
         let mut target = Vec::new();
         content.take(1 << 16).read_to_end(&mut target)?;
-        return symlink(std::ffi::OsStr::from_bytes(&target), path);
+        symlink(std::ffi::OsStr::from_bytes(&target), path)?;
+        return fs::symlink_metadata(path);
     }
     let mode = if kind == Kind::Executable { 0o777 } else { 0o666 };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    io::copy(content, &mut file).map(drop)
+    io::copy(content, &mut file)?;
+    file.metadata()
 }
 
-fn by_git(mirror: &Path, tree: &str, into: &Path) -> Result<(), GitError> {
-    let index = mirror.join(format!("kiln-index-{}", command::unique()));
+fn by_git(mirror: &Path, tree: &str, into: &Path, index: &Path) -> Result<(), GitError> {
     let mut git = command::local(mirror);
     git.env("GIT_WORK_TREE", into)
-        .env("GIT_INDEX_FILE", &index)
+        .env("GIT_INDEX_FILE", index)
         .env("GIT_LITERAL_PATHSPECS", "1")
         .current_dir(into)
         .args(["-c", "core.autocrlf=false", "-c", "checkout.workers=0", "-c", "index.threads=1"])
         .args(["read-tree", "--reset", "-u", "--no-recurse-submodules", tree]);
-    let done = process::output(&mut git);
-    // Best effort: the name is unique, so a left-over is harmless.
-    let _ = fs::remove_file(&index);
-    done.map(drop).map_err(|error| GitError::process("checking out", error))
+    process::output(&mut git).map(drop).map_err(|error| GitError::process("checking out", error))
 }
 
 fn failed(cause: &io::Error) -> GitError {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use kiln_stdx::bytes;
 use kiln_stdx::fs::FsError;
 use kiln_stdx::process::ProcessError;
 
@@ -18,6 +19,8 @@ pub enum GitError {
     NoRepositoryAround(PathBuf),
     #[error("`{}` is a bare repository, without files to work on; use a clone of it", .0.display())]
     Bare(PathBuf),
+    #[error("`{}` is git's own folder; go to the files beside it", .0.display())]
+    InGitFolder(PathBuf),
     /// A name that git or the file system could mistake for something else.
     #[error("{what} `{}` is refused: {why}", .text.escape_debug())]
     Refused { what: &'static str, text: String, why: &'static str },
@@ -26,7 +29,9 @@ pub enum GitError {
     HostileTree { tree: String, path: String, why: &'static str },
     #[error("there is no {kind} `{}` in the repository", .name.escape_debug())]
     NotFound { kind: &'static str, name: String },
-    #[error("{what} has {n_bytes} bytes; at most {max} are read")]
+    #[error("`{}` is {is}, not a file", .path.escape_debug())]
+    NotAFile { path: String, is: &'static str },
+    #[error("{what} is too large: {}, and at most {} are read", bytes::show(*.n_bytes), bytes::show(*.max))]
     TooLarge { what: String, n_bytes: u64, max: u64 },
     /// The other side did not answer, or not as it should: worth another try.
     #[error("cannot reach `{url}`: {message}")]

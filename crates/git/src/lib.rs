@@ -15,11 +15,17 @@ pub mod objects;
 pub mod commit;
 pub mod tree;
 mod checkout;
+mod update;
+mod index;
+mod sha1;
+mod lend;
 mod pin;
 pub mod working_tree;
 
 pub use commit::CommitInfo;
 pub use error::GitError;
+pub use lend::Head;
 pub use location::Location;
 pub use mirror::Mirror;
+pub use update::Update;
 pub use working_tree::WorkingTree;

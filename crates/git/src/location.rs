@@ -16,6 +16,9 @@ pub enum Location {
 /// choosing.
 pub(crate) const PROTOCOLS: &str = "https:http:ssh:git";
 
+/// As long as a path may be (`PATH_MAX`).
+const LOCATION_BYTES_MAX: usize = 4096;
+
 impl Location {
     /// Reads what a person wrote. `file:///path` is the path.
     pub fn parse(text: &str) -> Result<Self, GitError> {
@@ -23,6 +26,11 @@ impl Location {
             |why| Err(GitError::Refused { what: "the repository", text: shown(text), why });
         if text.is_empty() {
             return refused("it is empty");
+        }
+        if text.len() > LOCATION_BYTES_MAX {
+            let text = shown(text).chars().take(60).chain(['…']).collect();
+            let why = "it is longer than any path or URL";
+            return Err(GitError::Refused { what: "the repository", text, why });
         }
         if text.chars().any(char::is_control) {
             return refused("it contains a control character");
@@ -46,6 +54,22 @@ impl Location {
             None => scp(text).map(|()| Self::Url(text.to_owned())),
         }
         .or_else(refused)
+    }
+
+    /// As a job may know it. The user of an http URL may be a token; the one of ssh is an address.
+    pub(crate) fn without_credentials(&self) -> Vec<u8> {
+        use std::os::unix::ffi::OsStrExt;
+        match self {
+            Self::Path(path) => path.as_os_str().as_bytes().to_owned(),
+            Self::Url(url) => match url.split_once("://") {
+                Some((scheme, rest)) if scheme.to_ascii_lowercase().starts_with("http") => {
+                    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+                    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+                    format!("{scheme}://{host}/{path}").into_bytes()
+                }
+                _ => url.clone().into_bytes(),
+            },
+        }
     }
 
     /// As it may be shown.
@@ -201,8 +225,29 @@ mod tests {
     }
 
     #[test]
+    fn a_token_in_a_url_is_not_for_jobs() {
+        for (given, known) in [
+            ("https://t0ken@example.org/app.git", "https://example.org/app.git"),
+            ("HTTPS://t0ken@example.org:8443/a@b", "HTTPS://example.org:8443/a@b"),
+            ("https://example.org/app.git", "https://example.org/app.git"),
+            ("ssh://git@example.org/app.git", "ssh://git@example.org/app.git"),
+            ("git@example.org:app.git", "git@example.org:app.git"),
+            ("/srv/git/app.git", "/srv/git/app.git"),
+        ] {
+            let without = Location::parse(given).unwrap().without_credentials();
+            assert_eq!(String::from_utf8_lossy(&without), known);
+        }
+    }
+
+    #[test]
     fn a_password_is_not_repeated_in_the_error() {
         let error = Location::parse("https://me:s3cret@example.org/x").unwrap_err().to_string();
         assert!(!error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_location_without_end_is_refused_in_few_words() {
+        let error = Location::parse(&"x".repeat(1 << 20)).unwrap_err().to_string();
+        assert!(error.len() < 300, "{error}");
     }
 }

@@ -17,11 +17,13 @@ use crate::checkout;
 use crate::command::{self, ASK_WITHIN, FETCH_WITHIN};
 use crate::commit::CommitInfo;
 use crate::error::GitError;
+use crate::lend::{self, Head};
 use crate::location::Location;
 use crate::objects::Objects;
 use crate::pin;
 use crate::refs;
-use crate::tree::{self, Kind};
+use crate::tree::{self, Found, Kind};
+use crate::update::{self, Update};
 
 /// Where a mirror notes what it is a mirror of.
 const LOCATION_FILE: &str = "kiln-location";
@@ -151,13 +153,21 @@ impl Mirror {
         CommitInfo::parse(&header.id, &self.objects.read(&header.id, "commit")?)
     }
 
-    /// A file of a commit's tree; `None`: no such file (or it is a folder, a symlink, a submodule).
-    /// Refuses more than `max` bytes.
+    /// A file of a commit's tree; `None`: nothing is there. Symlinks are followed inside the tree.
+    /// Refuses what is no file, and more than `max` bytes.
     pub fn file(&self, commit: &str, path: &str, max: usize) -> Result<Option<Vec<u8>>, GitError> {
         let commit = self.commit(commit)?;
-        let Some(entry) = tree::find(&self.objects, &commit.tree, path)? else { return Ok(None) };
-        if !matches!(entry.kind, Kind::File | Kind::Executable) {
-            return Ok(None);
+        let not_a_file = |is| Err(GitError::NotAFile { path: path.to_owned(), is });
+        let entry = match tree::find(&self.objects, &commit.tree, path)? {
+            Found::Nothing => return Ok(None),
+            Found::Astray => return not_a_file("a symlink to no file of the repository"),
+            Found::Entry(entry) => entry,
+        };
+        match entry.kind {
+            Kind::File | Kind::Executable => {}
+            Kind::Tree => return not_a_file("a folder"),
+            Kind::Submodule => return not_a_file("a submodule"),
+            Kind::Symlink => unreachable!("links are followed"),
         }
         let missing = || GitError::NotFound { kind: "object", name: entry.id.clone() };
         let n_bytes = self.objects.info(&entry.id)?.ok_or_else(missing)?.n_bytes;
@@ -176,8 +186,35 @@ impl Mirror {
 
     /// Writes the files of a tree into an empty folder: modes, symlinks, non-UTF-8 names exact, as
     /// `git checkout` would. A tree that would write elsewhere is refused before the first file.
-    pub fn checkout(&self, tree: &str, into: &Path) -> Result<(), GitError> {
-        checkout::checkout(&self.at, &self.objects, tree, into)
+    /// git's index of what was written is made at `index`, an absolute path outside of the folder.
+    pub fn checkout(&self, tree: &str, into: &Path, index: &Path) -> Result<(), GitError> {
+        checkout::checkout(&self.at, &self.objects, tree, into, index)
+    }
+
+    /// Writes into an empty folder only those files of `tree` that `from` (a tree, with its index) has
+    /// not, and the whole index of `tree`. `None`: a full checkout is better, or the only way.
+    pub fn update(
+        &self,
+        from: (&str, &Path),
+        tree: &str,
+        into: &Path,
+        index: &Path,
+    ) -> Result<Option<Update>, GitError> {
+        update::update(&self.objects, from, tree, into, index)
+    }
+
+    /// Writes a `.git` into a folder, for a workspace: refs as they are now, the index of the
+    /// checkout, objects borrowed from here and never written.
+    pub fn lend(&self, head: Head<'_>, index: Option<&Path>, into: &Path) -> Result<(), GitError> {
+        let known = match &self.of {
+            // Gone since: what was copied of it is still here.
+            Location::Path(path) => match Source::at(path) {
+                Ok(source) => refs::read(&source.common_dir)?,
+                Err(_) => refs::read(&self.at)?,
+            },
+            Location::Url(_) => refs::read(&self.at)?,
+        };
+        lend::lend(&self.at, &self.of, head, &known, index, into)
     }
 }
 

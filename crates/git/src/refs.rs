@@ -1,5 +1,12 @@
-//! Names of refs and objects, checked before git sees them.
+//! Names of refs and objects, checked before git sees them, and the refs that a repository has.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use kiln_stdx::process;
+
+use crate::command;
 use crate::error::GitError;
 
 /// 40 or 64 hexadecimal digits.
@@ -37,6 +44,50 @@ pub fn check_ref(name: &str) -> Result<(), GitError> {
 /// Checks what names a commit: an id, or a ref in full (`refs/heads/main`).
 pub fn check_revision(text: &str) -> Result<(), GitError> {
     if is_object_id(text) || text == "HEAD" { Ok(()) } else { check_ref(text) }
+}
+
+/// Branches and tags as they are, annotated tags by their own ids. Read from their files: no program
+/// is started, unless they are not kept in files (reftable).
+pub(crate) fn read(common_dir: &Path) -> Result<BTreeMap<String, String>, GitError> {
+    if common_dir.join("reftable").is_dir() {
+        return ask(common_dir);
+    }
+    let packed = fs::read(common_dir.join("packed-refs")).unwrap_or_default();
+    let packed = String::from_utf8_lossy(&packed);
+    let mut found: BTreeMap<_, _> = packed.lines().filter_map(listed).collect();
+    // What has a file of its own is newer than what is packed.
+    let mut folders = vec!["refs/heads".to_owned(), "refs/tags".to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(common_dir.join(&folder)).into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let name = format!("{folder}/{name}");
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(name),
+                Ok(_) => {
+                    let id = fs::read_to_string(entry.path()).unwrap_or_default();
+                    found.extend(listed(&format!("{} {name}", id.trim_end())));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn ask(common_dir: &Path) -> Result<BTreeMap<String, String>, GitError> {
+    let mut git = command::local(common_dir);
+    git.args(["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"]);
+    let answer =
+        process::output(&mut git).map_err(|error| GitError::process("listing refs", error))?;
+    Ok(String::from_utf8_lossy(&answer).lines().filter_map(listed).collect())
+}
+
+/// `<id> <ref>`; anything else, a symbolic ref or a lock for one, is none of these.
+fn listed(line: &str) -> Option<(String, String)> {
+    let (id, name) = line.split_once(' ')?;
+    let kept = name.starts_with("refs/heads/") || name.starts_with("refs/tags/");
+    let good = kept && is_object_id(id) && !is_zero(id) && check_ref(name).is_ok();
+    good.then(|| (name.to_owned(), id.to_owned()))
 }
 
 #[cfg(test)]

@@ -58,23 +58,70 @@ fn parse(mut bytes: &[u8], id_bytes: usize) -> Option<Vec<Entry>> {
     Some(entries)
 }
 
-/// The entry at a `/`-separated path, if there is one.
-pub(crate) fn find(
-    objects: &Arc<Objects>,
-    tree: &str,
-    path: &str,
-) -> Result<Option<Entry>, GitError> {
-    let mut at = tree.to_owned();
-    let mut names = path.split('/').peekable();
-    while let Some(name) = names.next() {
-        let entries = read(objects, &at)?;
-        match entries.into_iter().find(|entry| entry.name == name.as_bytes()) {
-            Some(entry) if names.peek().is_none() => return Ok(Some(entry)),
-            Some(entry) if entry.kind == Kind::Tree => at = entry.id,
-            _ => return Ok(None),
+/// What stands at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// Never a symlink.
+    Entry(Entry),
+    /// A symlink whose end is not in the tree: outside, missing, or itself.
+    Astray,
+}
+
+/// The entry at a `/`-separated path. Symlinks are followed as in a checkout, but never out of the
+/// tree: what lies on this machine is nothing that a commit may name.
+pub(crate) fn find(objects: &Arc<Objects>, tree: &str, path: &str) -> Result<Found, GitError> {
+    let mut names: Vec<Vec<u8>> = reversed(path.as_bytes());
+    // The trees from the root down to where we stand.
+    let mut trees = vec![tree.to_owned()];
+    let mut n_links = 0;
+    let nothing = |n_links| if n_links == 0 { Found::Nothing } else { Found::Astray };
+    while let Some(name) = names.pop() {
+        match &name[..] {
+            b"" | b"." => continue,
+            b".." if trees.len() > 1 => {
+                trees.pop();
+                continue;
+            }
+            b".." => return Ok(Found::Astray),
+            _ => {}
+        }
+        let entries = read(objects, trees.last().map_or("", String::as_str))?;
+        let Some(entry) = entries.into_iter().find(|entry| entry.name == name) else {
+            return Ok(nothing(n_links));
+        };
+        match entry.kind {
+            Kind::Symlink if n_links == LINKS_MAX => return Ok(Found::Astray),
+            Kind::Symlink => {
+                n_links += 1;
+                match objects.info(&entry.id)? {
+                    Some(link) if link.n_bytes <= LINK_BYTES_MAX => {}
+                    _ => return Ok(Found::Astray),
+                }
+                let target = objects.read(&entry.id, "blob")?;
+                if target.starts_with(b"/") {
+                    return Ok(Found::Astray);
+                }
+                names.extend(reversed(&target));
+            }
+            Kind::Tree if names.is_empty() => return Ok(Found::Entry(entry)),
+            Kind::Tree => trees.push(entry.id),
+            _ if names.is_empty() => return Ok(Found::Entry(entry)),
+            _ => return Ok(nothing(n_links)),
         }
     }
-    Ok(None)
+    // The path, or a link, ends at a folder that was walked through.
+    let id = trees.pop().unwrap_or_default();
+    Ok(Found::Entry(Entry { name: Vec::new(), kind: Kind::Tree, id }))
+}
+
+/// As many as the kernel follows in one path.
+const LINKS_MAX: usize = 40;
+/// `PATH_MAX`.
+const LINK_BYTES_MAX: u64 = 4096;
+
+fn reversed(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec).collect()
 }
 
 /// Paths that differ between two trees, sorted as the trees are. A renamed file is two paths, a
@@ -122,7 +169,10 @@ fn split(is_tree: bool, entry: Entry) -> (Option<String>, Option<Entry>) {
 }
 
 /// Names whose entries differ, with what stands there in each tree.
-fn differing(old: Vec<Entry>, new: Vec<Entry>) -> Vec<(Vec<u8>, Option<Entry>, Option<Entry>)> {
+pub(crate) fn differing(
+    old: Vec<Entry>,
+    new: Vec<Entry>,
+) -> Vec<(Vec<u8>, Option<Entry>, Option<Entry>)> {
     let mut by_name = std::collections::BTreeMap::<Vec<u8>, (Option<Entry>, Option<Entry>)>::new();
     for entry in old {
         let name = entry.name.clone();

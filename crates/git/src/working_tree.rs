@@ -33,7 +33,10 @@ impl WorkingTree {
                 return Ok(Self { root: folder.to_owned(), git_dir });
             }
             if is_git_folder(folder) {
-                return Err(GitError::Bare(folder.to_owned()));
+                return Err(match folder.file_name() {
+                    Some(name) if name == ".git" => GitError::InGitFolder(folder.to_owned()),
+                    _ => GitError::Bare(folder.to_owned()),
+                });
             }
         }
         Err(GitError::NoRepositoryAround(from))

@@ -35,6 +35,18 @@ impl Exit {
     pub fn is_success(&self) -> bool {
         *self == Self::SUCCESS
     }
+
+    /// What a step did that ended so: `ended with exit code 3`, `was killed by SIGSEGV`.
+    pub fn ended(&self) -> String {
+        match self {
+            Self::Code { .. } if self.is_success() => "succeeded".to_owned(),
+            Self::Code { .. } => format!("ended with {self}"),
+            Self::Killed { .. } | Self::Cancelled => format!("was {self}"),
+            Self::TimedOut { .. } => self.to_string(),
+            Self::OutOfMemory { .. } => format!("ran {self}"),
+            Self::HostGone { .. } => format!("ended: {self}"),
+        }
+    }
 }
 
 impl fmt::Display for Exit {
@@ -112,5 +124,25 @@ pub enum Outcome {
 impl Outcome {
     pub fn is_success(&self) -> bool {
         *self == Self::Success
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_step_ended_reads_as_a_sentence() {
+        let cases = [
+            (Exit::SUCCESS, "succeeded"),
+            (Exit::Code { code: 3 }, "ended with exit code 3"),
+            (Exit::Killed { signal: 9 }, "was killed by SIGKILL"),
+            (Exit::TimedOut { after_ms: 2_000 }, "timed out after 2.0s"),
+            (Exit::Cancelled, "was cancelled"),
+            (Exit::OutOfMemory { limit_bytes: None }, "ran out of memory"),
+        ];
+        for (exit, sentence) in cases {
+            assert_eq!(exit.ended(), sentence);
+        }
     }
 }

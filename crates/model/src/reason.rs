@@ -74,16 +74,19 @@ impl fmt::Display for Reason {
             }
             Self::Approval => f.write_str("waits for approval"),
             Self::Condition { condition, .. } => write!(f, "its condition `{condition}` is false"),
-            Self::NeedNotMet { job, state } => write!(f, "its need `{job}` is {state}"),
+            Self::NeedNotMet { job, state } if state == "failed" => {
+                write!(f, "its need `{job}` failed")
+            }
+            Self::NeedNotMet { job, state } => write!(f, "its need `{job}` was {state}"),
             Self::CancelAsked { by } => write!(f, "cancelled by {by}"),
             Self::Step { step, name, exit } => {
-                write!(f, "step {} `{name}` ended with {exit}", step + 1)
+                write!(f, "step {} `{name}` {}", step + 1, exit.ended())
             }
             Self::JobTimedOut { after_ms } => {
                 let after = std::time::Duration::from_millis(*after_ms);
                 write!(f, "the job timed out after {}", kiln_stdx::duration::show(after))
             }
-            Self::Error { message } => write!(f, "could not run: {message}"),
+            Self::Error { message } => write!(f, "could not be completed: {message}"),
             Self::AgentLost { message } => write!(f, "its agent was lost: {message}"),
             Self::NoPlan { message } => write!(f, "no plan: {message}"),
             Self::AllSkipped => f.write_str("every job was skipped"),

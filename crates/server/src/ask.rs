@@ -54,6 +54,9 @@ impl From<GitError> for AskError {
             GitError::Refused { .. } | GitError::NotARepository(_) | GitError::Bare(_) => {
                 Self::Wrong { code: "bad_repository", message, help: None }
             }
+            GitError::TooLarge { .. } | GitError::NotAFile { .. } => {
+                Self::Wrong { code: "bad_manifest", message, help: None }
+            }
             GitError::NotFound { .. } => Self::NotFound { code: "commit_not_found", message },
             other => Self::Git(other),
         }
@@ -238,13 +241,12 @@ pub async fn trigger(
     rows.into_iter().next().ok_or(AskError::Store(StoreError::NotFound("run")))
 }
 
-/// The inputs that a branch's manifest declares.
+/// The inputs that the manifest declares of the commit that would be run.
 pub async fn inputs(
     app: &App,
     project: &ProjectRow,
-    branch: Option<String>,
+    asked: TriggerRun,
 ) -> Result<Vec<Input>, AskError> {
-    let asked = TriggerRun { branch, ..TriggerRun::default() };
     let file =
         with_revision(app, project, asked, |mirror, id, _| plan::manifest(mirror, &id)).await?;
     Ok(file.map(|file| kiln_manifest::inputs(&file)).unwrap_or_default())

@@ -144,18 +144,15 @@ pub fn post_receive(
     let said = match tell(&places, &push) {
         Ok(answer) => shown(&answer),
         Err(Untold::Refused(message)) => format!("kiln: {message}\n"),
-        Err(Untold::Away(cause)) => {
-            let away = away(&cause);
-            match leave(&places, &push) {
-                Ok(()) => {
-                    format!("kiln: {away}; the push is noted and its runs start when it is back\n")
-                }
-                Err(error) => {
-                    let error = whole(&error);
-                    format!("kiln: {away}, and the push could not be noted: {error}\n")
-                }
+        Err(Untold::Away(away)) => match leave(&places, &push) {
+            Ok(()) => {
+                format!("kiln: {away}; the push is noted and its runs start when it is back\n")
             }
-        }
+            Err(error) => {
+                let error = whole(&error);
+                format!("kiln: {away}; and the push could not be noted: {error}\n")
+            }
+        },
     };
     // Who pushes may have gone; the push is taken all the same.
     let _ = out.write_all(said.as_bytes()).and_then(|()| out.flush());
@@ -186,7 +183,8 @@ fn updates(stdin: impl Read) -> Vec<RefUpdate> {
 enum Untold {
     /// The server is there and does not want it.
     Refused(String),
-    Away(io::Error),
+    /// It is not there, or it cannot: its disk is full, its database is away. In words.
+    Away(String),
 }
 
 fn tell(places: &Places, push: &Push) -> Result<PushAnswer, Untold> {
@@ -207,14 +205,17 @@ fn tell(places: &Places, push: &Push) -> Result<PushAnswer, Untold> {
         socket.take(STDIN_BYTES_MAX).read_to_end(&mut answer)?;
         parse(&answer).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
     };
-    match exchange().map_err(Untold::Away)? {
+    match exchange().map_err(|cause| Untold::Away(away(&cause)))? {
         (200, body) => serde_json::from_slice(&body)
-            .map_err(|error| Untold::Away(io::Error::other(error.to_string()))),
-        (status @ 400..=499, body) => Err(Untold::Refused(
-            serde_json::from_slice::<ErrorBody>(&body)
-                .map_or_else(|_| format!("the server answered {status}"), |error| error.message),
-        )),
-        (status, _) => Err(Untold::Away(io::Error::other(format!("it answered {status}")))),
+            .map_err(|error| Untold::Away(away(&io::Error::other(error.to_string())))),
+        (status, body) => {
+            let message = serde_json::from_slice::<ErrorBody>(&body)
+                .map_or_else(|_| format!("the server answered {status}"), |error| error.message);
+            Err(match status {
+                400..=499 => Untold::Refused(message),
+                _ => Untold::Away(format!("the server is in trouble ({message})")),
+            })
+        }
     }
 }
 

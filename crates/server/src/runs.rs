@@ -176,13 +176,14 @@ impl Runs {
         Ok(())
     }
 
-    /// Folds an event into a run and queues its rows. The future resolves when they are durable.
+    /// Folds an event into a run and queues its rows. The future resolves when they, and with them
+    /// all that the event rests on, are durable; dropping it changes nothing.
     fn record(
         &self,
         live: &Arc<Live>,
         kind: EventKind,
-    ) -> Result<impl Future<Output = Result<(), StoreError>> + Send + 'static, Refused> {
-        let (written, over) = {
+    ) -> Result<impl Future<Output = Result<(), StoreError>> + Send + use<>, Refused> {
+        let (written, seq, over) = {
             let mut run = lock(&live.run);
             let before = run.seq;
             let event = Event { seq: before + 1, at: self.inner.clock.now(), kind };
@@ -191,22 +192,29 @@ impl Runs {
             let written = (run.seq > before)
                 .then(|| self.inner.store.append(live::append_for(&run, event, &actions)));
             self.act(live, actions);
-            (written, run.state.is_over())
+            (written, run.seq, run.state.is_over())
         };
-        let (runs, live) = (self.clone(), live.clone());
-        Ok(async move {
-            if let Some(written) = written {
-                if let Err(error) = written.await {
-                    runs.forget(&live).await;
-                    return Err(error);
+        if let Some(written) = written {
+            let (runs, live) = (self.clone(), live.clone());
+            // Its own task: whoever asked may go away, and the failure must still be dealt with.
+            tokio::spawn(async move {
+                match written.await {
+                    Ok(()) => {
+                        live.written.up_to(seq);
+                        runs.tell(News::Run { project: live.row.project, run: live.id });
+                        if over {
+                            runs.retire(live.id);
+                        }
+                    }
+                    Err(error) => {
+                        runs.forget(&live).await;
+                        live.written.failed(error);
+                    }
                 }
-                runs.tell(News::Run { project: live.row.project, run: live.id });
-            }
-            if over {
-                runs.retire(live.id);
-            }
-            Ok(())
-        })
+            });
+        }
+        let live = live.clone();
+        Ok(async move { live.written.wait(seq).await })
     }
 
     /// Does what follows from events, in order.

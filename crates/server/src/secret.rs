@@ -101,8 +101,12 @@ impl SecretBox {
         random(&mut key)?;
         // Written whole under another name, then linked: two makers agree on the first one.
         let temporary = folder.join(format!(".secret.key.{}", std::process::id()));
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(&key)?;
         file.sync_all()?;
         match fs::hard_link(&temporary, &self.path) {
@@ -139,7 +143,8 @@ mod tests {
     fn a_sealed_secret_opens_under_its_own_name_only() {
         let folder = tempfile::tempdir().unwrap();
         let value = Secret::new("hunter2".to_owned());
-        let sealed = SecretBox::at(folder.path()).seal(Some(ProjectId(1)), "TOKEN", &value).unwrap();
+        let sealed =
+            SecretBox::at(folder.path()).seal(Some(ProjectId(1)), "TOKEN", &value).unwrap();
         assert!(!sealed.windows(7).any(|window| window == b"hunter2"));
 
         let again = SecretBox::at(folder.path());

@@ -19,8 +19,7 @@ pub async fn projects(app: &App) -> Result<Vec<user::Project>, StoreError> {
 }
 
 pub async fn project(app: &App, row: ProjectRow) -> Result<user::Project, StoreError> {
-    let filter =
-        RunFilter { project: Some(row.id), limit: PROJECT_RUNS, ..RunFilter::default() };
+    let filter = RunFilter { project: Some(row.id), limit: PROJECT_RUNS, ..RunFilter::default() };
     let runs = app.runs.store().runs(filter).await?;
     Ok(project_with(app, row, runs))
 }
@@ -87,11 +86,7 @@ pub async fn job(runs: &Runs, id: RunId, at: JobIndex) -> Result<user::JobDetail
     })
 }
 
-pub async fn why(
-    runs: &Runs,
-    id: RunId,
-    at: Option<JobIndex>,
-) -> Result<user::Why, StoreError> {
+pub async fn why(runs: &Runs, id: RunId, at: Option<JobIndex>) -> Result<user::Why, StoreError> {
     let (row, run) = runs.view(id).await?;
     let (events, status) = match at {
         Some(job) => {
@@ -106,9 +101,7 @@ pub async fn why(
             status.state.to_string(),
             reason_now(runs, &run, status),
         ),
-        _ => {
-            (format!("{}#{}", row.project_name, row.number), row.state.to_string(), row.reason)
-        }
+        _ => (format!("{}#{}", row.project_name, row.number), row.state.to_string(), row.reason),
     };
     let trace = match &reason {
         Some(Reason::Condition { trace, .. }) => Some(trace.clone()),
@@ -129,6 +122,11 @@ pub async fn why(
 fn job_of(runs: &Runs, run: &Run, plan: &Plan, at: JobIndex) -> user::JobRow {
     let (job, row) = (plan.job(at), job_row(run, at));
     let status = &run.jobs[at.at()];
+    // The row learns of the log's length when a step ends. While one runs, and when the agent was
+    // lost in the middle of one, the file knows better.
+    let behind = matches!(row.state, JobState::Running | JobState::Lost);
+    let written =
+        status.attempts.last().filter(|_| behind).map(|latest| runs.logs().len(latest.id));
     user::JobRow {
         job: job.name.to_string(),
         group: job.group.to_string(),
@@ -139,7 +137,7 @@ fn job_of(runs: &Runs, run: &Run, plan: &Plan, at: JobIndex) -> user::JobRow {
         attempt: row.attempt,
         started_at: row.started_at,
         finished_at: row.finished_at,
-        log_bytes: row.log_bytes,
+        log_bytes: written.and_then(Result::ok).unwrap_or(row.log_bytes),
     }
 }
 
@@ -164,12 +162,7 @@ fn reason_now(runs: &Runs, run: &Run, status: &JobStatus) -> Option<Reason> {
     }
 }
 
-fn attempt_of(
-    runs: &Runs,
-    plan: &Plan,
-    status: &JobStatus,
-    attempt: &Attempt,
-) -> user::Attempt {
+fn attempt_of(runs: &Runs, plan: &Plan, status: &JobStatus, attempt: &Attempt) -> user::Attempt {
     let written = runs.logs().len(attempt.id).unwrap_or(attempt.log_bytes);
     let last = status.attempts.last().is_some_and(|last| last.id == attempt.id);
     let over = attempt.state.is_over();
@@ -179,7 +172,11 @@ fn attempt_of(
         user::Step {
             step: u32::try_from(position).unwrap_or(u32::MAX),
             name: step.name.clone(),
-            state: step_state(known.is_some_and(|k| k.started_at.is_some()), exit.as_ref(), attempt),
+            state: step_state(
+                known.is_some_and(|k| k.started_at.is_some()),
+                exit.as_ref(),
+                attempt,
+            ),
             reason: exit.as_ref().filter(|exit| !exit.is_success()).map(Exit::to_string),
             started_at: known.and_then(|known| known.started_at),
             finished_at: known.and_then(|known| known.finished_at),

@@ -21,6 +21,11 @@ function apply(root = document) {
     row.hidden = !show;
     n += show;
   }
+  for (const node of root.querySelectorAll(".node[data-group]")) {
+    const on = node.dataset.group === chosen.group;
+    node.classList.toggle("is-chosen", on);
+    node.setAttribute("aria-current", on);
+  }
   const none = root.querySelector("[data-no-match]");
   if (none) none.hidden = n > 0;
 }

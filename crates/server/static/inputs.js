@@ -30,7 +30,7 @@ function field(input, given) {
     element = make("input", { type: "checkbox", checked: value === "true" });
   } else {
     element = make("input", { type: input.kind === "number" ? "number" : "text", value, autocomplete: "off" });
-    if (input.kind === "number") element.step = "any";
+    if (input.kind === "number") element.step = "1";
   }
   if (input.kind !== "boolean") element.required = input.required;
   const name = make("b", {}, make("bdi", { textContent: input.name }), input.required && input.kind !== "boolean" ? " *" : "");
@@ -47,7 +47,7 @@ function open({ inputs: api, branch, tag, commit, values }) {
   const title = make("h2", { textContent: commit ? "Run this commit again" : "Start a run" });
   const branchBox = make("input", { type: "text", value: branch ?? "", placeholder: "Default branch", autocomplete: "off", spellcheck: false });
   const place = make("div", { className: "fields" });
-  const trouble = make("p", { className: "field-error" });
+  const trouble = make("p", { className: "field-error", role: "alert" });
   const start = make("button", { className: "button primary", textContent: "Run" });
   const leave = make("button", { type: "button", className: "button", textContent: "Cancel" });
   const form = make("form", { method: "dialog" }, title, place, trouble, make("div", { className: "dialog-actions" }, leave, start));
@@ -58,7 +58,9 @@ function open({ inputs: api, branch, tag, commit, values }) {
   const load = async () => {
     const turn = ++asked;
     trouble.textContent = "";
-    const answer = await fetch(`${api}/inputs${branchBox.value ? `?branch=${encodeURIComponent(branchBox.value)}` : ""}`).catch(() => null);
+    // A commit is run with its own manifest, wherever its branch is now.
+    const of = commit ? { commit } : branchBox.value ? { branch: branchBox.value } : {};
+    const answer = await fetch(`${api}/inputs?${new URLSearchParams(of)}`).catch(() => null);
     const body = await answer?.json().catch(() => null);
     if (turn !== asked) return;
     if (!answer?.ok) {
@@ -71,7 +73,9 @@ function open({ inputs: api, branch, tag, commit, values }) {
     const focused = document.activeElement === branchBox;
     place.replaceChildren(...first, ...fields.map((one) => one.label));
     if (!commit && !fields.length && answer?.ok) place.append(make("p", { className: "sub", textContent: "The manifest declares no inputs." }));
-    if (focused) branchBox.focus();
+    if (focused || !dialog.contains(document.activeElement)) branchBox.focus();
+    // The first thing to fill in; the dialog itself has put the focus on its first button.
+    else if (document.activeElement === leave) (place.querySelector("input, select") ?? start).focus();
   };
 
   branchBox.addEventListener("change", load);

@@ -17,6 +17,7 @@ const IDLE_MS = 160;
 const SEARCH_AFTER_MS = 220;
 
 const count = (n) => n.toLocaleString("en");
+const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 
 /** `#L12` or `#L12-L20` as line positions from 0. */
 export function parseHash(hash) {
@@ -374,7 +375,9 @@ class LogView extends HTMLElement {
   #tell() {
     const { nLines, nBytes } = this.#lines;
     const unit = nBytes < 1e3 ? [1, "B"] : nBytes < 1e6 ? [1e3, "kB"] : nBytes < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
-    const size = `${count(nLines)} lines · ${(nBytes / unit[0]).toFixed(unit[0] === 1 ? 0 : 1)} ${unit[1]}`;
+    const size = `${plural(nLines, "line")} · ${(nBytes / unit[0]).toFixed(unit[0] === 1 ? 0 : 1)} ${unit[1]}`;
+    // As wide as the last number, so that the text does not jump where a digit more begins.
+    this.style.setProperty("--log-digits", String(nLines).length);
     const place = this.#part(".log-size");
     if (place.textContent !== size) place.textContent = size;
     let here = null;
@@ -386,7 +389,9 @@ class LogView extends HTMLElement {
     const name = here?.querySelector("a, .step-name")?.textContent ?? "";
     const box = this.#part(".log-here");
     if (box.textContent !== name) box.textContent = name;
-    this.#part(".log-scroll").classList.toggle("is-empty", !nLines);
+    const scroll = this.#part(".log-scroll");
+    scroll.classList.toggle("is-empty", !nLines);
+    scroll.dataset.empty = this.#lines.over ? "Nothing was written." : "Nothing has been written yet.";
   }
 
   // ---- Search ----

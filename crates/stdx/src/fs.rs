@@ -48,5 +48,13 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
 /// Makes a folder and its parents, readable by the owner only where it did not exist.
 pub fn create_private_dir(path: &Path) -> Result<(), FsError> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).named("create", path)
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|cause| match cause.kind() {
+        // A recursive builder minds only what is not a folder.
+        io::ErrorKind::AlreadyExists => {
+            io::Error::new(cause.kind(), "something that is not a folder has that name")
+        }
+        _ => cause,
+    })
+    .named("create", path)
 }

@@ -12,6 +12,7 @@
 mod error;
 mod rows;
 mod lock;
+mod claim;
 mod migrate;
 mod db;
 mod sqlite;

@@ -18,6 +18,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row};
 
 use crate::StoreError;
+use crate::claim::Claim;
 use crate::db::{Db, Engine, Value};
 use crate::migrate;
 use crate::store::{Op, Order};
@@ -38,15 +39,20 @@ pub(crate) struct Postgres {
     place: Arc<str>,
     runtime: Handle,
     lanes: Vec<UnboundedSender<Box<dyn Op>>>,
+    _claim: Option<Claim>,
 }
 
 impl Postgres {
-    pub(crate) async fn open(url: &str) -> Result<Self, StoreError> {
+    pub(crate) async fn open(url: &str, exclusive: bool) -> Result<Self, StoreError> {
         let config = read_url(url)?;
         let place: Arc<str> = shown(&config).into();
-        let pool = pool(config)?;
+        let pool = pool(config.clone())?;
         let mut db = connection(&pool, &place).await?;
         refuse_unfit(&mut db).await?;
+        let claim = match exclusive {
+            true => Some(Claim::take(config, place.to_string()).await?),
+            false => None,
+        };
         migrate::up(&mut db, migrate::POSTGRES).await?;
         let lane = |_| {
             let (queue, asked) = unbounded_channel();
@@ -59,6 +65,7 @@ impl Postgres {
             place: Arc::clone(&place),
             runtime: Handle::current(),
             lanes,
+            _claim: claim,
         })
     }
 

@@ -58,6 +58,7 @@ impl std::fmt::Debug for Store {
 pub(crate) trait Op: Send {
     /// In a transaction. An error undoes it.
     fn run<'a>(&'a mut self, db: &'a mut Db) -> Work<'a, ()>;
+    fn lasts(&self) -> Lasts;
     /// After the commit.
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
@@ -70,19 +71,28 @@ pub(crate) enum Order {
     Run(RunId),
 }
 
+/// What an operation must outlive, by itself, before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lasts {
+    /// A loss of power.
+    Always,
+    /// The death of this process. A loss of power, from the next commit on that lasts always.
+    UntilPowerFails,
+}
+
 impl Store {
     /// Opens, and brings the tables up to date.
     ///
     /// `data` is made when it is not there. `url`: `None` is SQLite, `kiln.db` in `data`; else
     /// `postgres://…`. With `exclusive` a data folder that another server uses is refused, and its
-    /// pid named. Fails with [`StoreError::Other`] also for a newer schema, a file that is no
+    /// pid named; a PostgreSQL database that another server uses as well. Fails with [`StoreError::Other`] also for a newer schema, a file that is no
     /// database, and whatever the disk or the network says.
     pub async fn open(data: &Path, url: Option<&str>, exclusive: bool) -> Result<Self, StoreError> {
         make_folder(data)?;
         let lock = exclusive.then(|| Lock::take(data)).transpose()?;
         let engine = match url {
             None => open_sqlite(data)?,
-            Some(url) => Engine::Postgres(Postgres::open(url).await?),
+            Some(url) => Engine::Postgres(Postgres::open(url, exclusive).await?),
         };
         Ok(Self { inner: Arc::new(Inner { engine, _lock: lock }) })
     }
@@ -128,8 +138,21 @@ impl Store {
         T: Send + 'static,
         F: for<'a> FnOnce(&'a mut Db) -> Work<'a, T> + Send + 'static,
     {
+        self.write_lasting(Lasts::Always, order, work)
+    }
+
+    pub(crate) fn write_lasting<T, F>(
+        &self,
+        lasts: Lasts,
+        order: Order,
+        work: F,
+    ) -> impl Future<Output = Result<T, StoreError>> + Send + 'static + use<T, F>
+    where
+        T: Send + 'static,
+        F: for<'a> FnOnce(&'a mut Db) -> Work<'a, T> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let op = Box::new(Asked { work: Some(work), value: None, reply });
+        let op = Box::new(Asked { work: Some(work), value: None, lasts, reply });
         match &self.inner.engine {
             Engine::Sqlite { writer, .. } => writer.queue(op),
             Engine::Postgres(postgres) => postgres.queue(order, op),
@@ -144,6 +167,7 @@ impl Store {
 struct Asked<T, F> {
     work: Option<F>,
     value: Option<T>,
+    lasts: Lasts,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
@@ -159,6 +183,10 @@ where
             self.value = Some(work(db).await?);
             Ok(())
         })
+    }
+
+    fn lasts(&self) -> Lasts {
+        self.lasts
     }
 
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {

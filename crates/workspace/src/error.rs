@@ -18,6 +18,8 @@ pub enum WorkspaceError {
     NoWorkingTree(PathBuf),
     #[error("cannot make the source `{tree}`: {message}")]
     Fill { tree: String, message: String },
+    #[error("cannot make the `.git` of `{name}`: {message}")]
+    Git { name: String, message: String },
     #[error("the workspace of attempt `{0}` is not there")]
     NoAttempt(String),
     #[error(transparent)]

@@ -5,7 +5,9 @@
 //! and where it does not, plain copies give every job exactly the same view.
 //!
 //! ```text
-//! <root>/sources/<tree>/       the files of one git tree
+//! <root>/sources/<tree>/       the files of one git tree; `<tree>.index` is git's index of them
+//!        sources/<tree>.over/  the same by what differs from others: files, their names, the index
+//!        gits/<name>/          a `.git` for one source, its objects borrowed
 //!        sealed/<attempt>/     what an attempt wrote; with `<attempt>.json` in the copy driver's form
 //!        attempts/<attempt>/   a living attempt: upper and work, or tree and record; its sockets
 //!        places/<name>/        where a project's workspaces are mounted, each in its own namespace
@@ -24,9 +26,12 @@ mod driver;
 mod copy;
 mod record;
 mod flatten;
+mod again;
 mod tree;
 mod error;
 
+pub use again::Untouched;
 pub use driver::Driver;
 pub use error::WorkspaceError;
+pub use source::{GitLayer, Removed};
 pub use workspaces::{Base, Prepared, Workspaces};

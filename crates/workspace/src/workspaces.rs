@@ -12,11 +12,12 @@ use kiln_stdx::overlay::Mount;
 
 use crate::record::Record;
 use crate::source::{checked_name, is_name};
-use crate::{Driver, WorkspaceError, copy, driver, flatten, hidden, tree};
+use crate::{Driver, GitLayer, WorkspaceError, copy, driver, flatten, hidden, tree};
 
-const UPPER: &str = "upper";
-const WORK: &str = "work";
+pub(crate) const UPPER: &str = "upper";
+pub(crate) const WORK: &str = "work";
 const TREE: &str = "tree";
+const DOT_GIT: &str = ".git";
 const RECORD: &str = "record.json";
 /// The difference of a copy, while it is being taken.
 const DIFFERENCE: &str = "difference";
@@ -31,8 +32,8 @@ pub struct Workspaces {
 /// The lowest layer.
 #[derive(Clone, Debug)]
 pub enum Base {
-    /// A source that is there.
-    Source(LayerId),
+    /// A source that is there, and the `.git` that goes with it.
+    Source { layer: LayerId, git: Option<GitLayer> },
     /// A folder as it is now, never written; `hidden` are paths in it that jobs must not see,
     /// relative to `root` or below it. A job that runs while its user edits sees the edits.
     WorkingTree { root: PathBuf, hidden: Vec<PathBuf> },
@@ -66,7 +67,7 @@ impl Workspaces {
             None => driver::remembered(&root).unwrap_or(Driver::Copy),
         };
         let opened = Self { root, driver };
-        for folder in ["sources", "attempts", "sealed", "places", "masks"] {
+        for folder in ["sources", "gits", "attempts", "sealed", "places", "masks"] {
             let folder = opened.root.join(folder);
             create_private_dir(&folder)?;
             tree::remove_stale(&folder)?;
@@ -85,6 +86,10 @@ impl Workspaces {
 
     pub(crate) fn sources(&self) -> PathBuf {
         self.root.join("sources")
+    }
+
+    pub(crate) fn gits(&self) -> PathBuf {
+        self.root.join("gits")
     }
 
     fn sealed(&self) -> PathBuf {
@@ -108,14 +113,17 @@ impl Workspaces {
         Ok(found)
     }
 
-    /// The folder of a layer that is on this machine.
-    pub fn layer_path(&self, layer: &LayerId) -> Option<PathBuf> {
-        let (folder, name) = match layer {
-            LayerId::Source(tree) => (self.sources(), tree),
-            LayerId::Attempt(attempt) => (self.sealed(), attempt),
-        };
-        let path = folder.join(name);
-        (is_name(name) && path.is_dir()).then_some(path)
+    /// The folders of a layer that is on this machine, lowest first. One, but for a source that was
+    /// made from another.
+    pub fn layer_paths(&self, layer: &LayerId) -> Option<Vec<PathBuf>> {
+        match layer {
+            LayerId::Source(tree) if is_name(tree) => self.source_paths(tree),
+            LayerId::Attempt(attempt) if is_name(attempt) => {
+                let path = self.sealed().join(attempt);
+                path.is_dir().then(|| vec![path])
+            }
+            _ => None,
+        }
     }
 
     /// An empty upper over the layers (lowest first) over the base. `place` names the folder where
@@ -167,13 +175,15 @@ impl Workspaces {
             fs::create_dir(folder).named("create", folder)?;
         }
         // The top's attributes are what the job sees of its own root.
-        let looks = stack.layers.last().map_or(&stack.base, |(_, path)| path);
+        let looks = stack.layers.last().map_or(stack.top(), |(_, path)| path);
         let looks = fs::metadata(looks).named("read", looks)?.permissions();
         fs::set_permissions(&upper, looks).named("change the mode of", &upper)?;
 
         let paths = stack.layers.into_iter().map(|(_, path)| path).collect();
         let mut lowers = flatten::flatten(&self.sealed(), paths, user)?;
         lowers.reverse();
+        lowers.extend(stack.git);
+        lowers.extend(stack.over.into_iter().rev());
         lowers.extend(hidden::mask(&self.root.join("masks"), &stack.base, &stack.hidden)?);
         lowers.push(stack.base);
         let mount = Mount { lowers, upper, work, at: at.clone(), user };
@@ -187,6 +197,12 @@ impl Workspaces {
         // Never into itself.
         hidden.extend(self.root.strip_prefix(&stack.base).ok().map(Path::to_owned));
         copy::copy_tree(&stack.base, &directory, &hidden)?;
+        for layer in &stack.over {
+            copy::apply(layer, &directory)?;
+        }
+        if let Some(git) = &stack.git {
+            copy::copy_tree(&git.join(DOT_GIT), &made_in(&directory, DOT_GIT)?, &BTreeSet::new())?;
+        }
         for (_, layer) in &stack.layers {
             copy::apply(layer, &directory)?;
         }
@@ -258,11 +274,11 @@ impl Workspaces {
     fn stack(&self, base: &Base, layers: &[LayerId]) -> Result<Stack, WorkspaceError> {
         let mut missing = Vec::new();
         let mut find = |layer: &LayerId| {
-            let path = self.layer_path(layer);
-            if path.is_none() {
+            let paths = self.layer_paths(layer);
+            if paths.is_none() {
                 missing.push(layer.clone());
             }
-            path.unwrap_or_default()
+            paths.unwrap_or_default()
         };
         let mut seen = BTreeSet::new();
         // The kernel refuses the same layer twice. Its lowest place counts: what comes after its
@@ -270,10 +286,17 @@ impl Workspaces {
         let found: Vec<_> = layers
             .iter()
             .filter(|layer| seen.insert((*layer).clone()))
-            .map(|layer| (layer.clone(), find(layer)))
+            .flat_map(|layer| find(layer).into_iter().map(|path| (layer.clone(), path)))
             .collect();
-        let (base, hidden) = match base {
-            Base::Source(layer) => (find(layer), BTreeSet::new()),
+        let git = match base {
+            Base::Source { git, .. } => git.as_ref().map(|git| self.git_path(git)),
+            Base::WorkingTree { .. } => None,
+        };
+        let (base, over, hidden) = match base {
+            Base::Source { layer, .. } => {
+                let mut paths = find(layer).into_iter();
+                (paths.next().unwrap_or_default(), paths.collect(), BTreeSet::new())
+            }
             Base::WorkingTree { root, hidden } => {
                 let tree = root.canonicalize().named("open", root)?;
                 if !tree.is_dir() {
@@ -284,15 +307,22 @@ impl Workspaces {
                     .iter()
                     .map(|path| path.strip_prefix(root).unwrap_or(path).to_owned())
                     .collect();
-                (tree.clone(), hidden::relative(&tree, &hidden))
+                (tree.clone(), Vec::new(), hidden::relative(&tree, &hidden))
             }
         };
         if missing.is_empty() {
-            Ok(Stack { base, hidden, layers: found })
+            Ok(Stack { base, over, git, hidden, layers: found })
         } else {
             Err(WorkspaceError::Missing(missing))
         }
     }
+}
+
+/// A new folder.
+fn made_in(folder: &Path, name: &str) -> Result<PathBuf, FsError> {
+    let new = folder.join(name);
+    fs::create_dir(&new).named("create", &new)?;
+    Ok(new)
 }
 
 /// Whether a working tree has files, near its top, that belong to somebody else.
@@ -312,6 +342,17 @@ fn has_foreign_owners(base: &Base, tree: &Path) -> Result<bool, FsError> {
 /// Layers, found. Lowest first.
 struct Stack {
     base: PathBuf,
+    /// What makes the base another source.
+    over: Vec<PathBuf>,
+    /// A folder with a `.git` in it, over the base.
+    git: Option<PathBuf>,
     hidden: BTreeSet<PathBuf>,
     layers: Vec<(LayerId, PathBuf)>,
+}
+
+impl Stack {
+    /// The highest of the folders that make up the source.
+    fn top(&self) -> &PathBuf {
+        self.over.last().unwrap_or(&self.base)
+    }
 }

@@ -1,5 +1,7 @@
 //! A server at rest.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -40,7 +42,7 @@ pub fn rest() -> Result<Vec<Figure>> {
     }];
     let processor = (after.0 - before.0) * 10;
     figures.push(figure("idle-processor", "ms", processor, "in 10 s", Goal::AtMost(0.0)));
-    let woken = after.1 - before.1;
+    let woken = woken(&before.1, &after.1);
     figures.push(figure("idle-wakeups", "times", woken, "in 10 s, all threads", Goal::None));
     Ok(figures)
 }
@@ -71,13 +73,38 @@ fn ticks(pid: u32) -> Result<u64> {
     Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
 }
 
-/// How often its threads have slept and been woken.
-fn wakeups(pid: u32) -> Result<u64> {
-    let mut sum = 0;
+/// How often each thread has slept and been woken.
+fn wakeups(pid: u32) -> Result<BTreeMap<OsString, u64>> {
+    let mut threads = BTreeMap::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(thread?.path().join("status"))?;
+        let thread = thread?;
+        // A thread may end between being listed and being read.
+        let Ok(text) = fs::read_to_string(thread.path().join("status")) else { continue };
         let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        sum += line.context("no such field")?.trim().parse::<u64>()?;
+        threads.insert(thread.file_name(), line.context("no such field")?.trim().parse()?);
     }
-    Ok(sum)
+    Ok(threads)
+}
+
+/// Wake-ups in between. One that has ended takes its count with it, and was woken once to end; the
+/// plain difference of two sums would come out too small, or below zero.
+fn woken(before: &BTreeMap<OsString, u64>, after: &BTreeMap<OsString, u64>) -> u64 {
+    let lived = after.iter().map(|(thread, n)| n - before.get(thread).copied().unwrap_or(0));
+    let ended = before.keys().filter(|thread| !after.contains_key(*thread)).count();
+    lived.sum::<u64>() + ended as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ends_does_not_hide_the_others() {
+        let threads = |list: &[(&str, u64)]| {
+            list.iter().map(|(thread, n)| (OsString::from(thread), *n)).collect::<BTreeMap<_, _>>()
+        };
+        let before = threads(&[("1", 10), ("2", 500)]);
+        assert_eq!(woken(&before, &threads(&[("1", 13)])), 4);
+        assert_eq!(woken(&before, &threads(&[("1", 10), ("2", 500), ("3", 2)])), 2);
+    }
 }

@@ -25,7 +25,8 @@ pub fn thousand_jobs() -> Result<Vec<Figure>> {
         Ok(())
     })?;
     let limit = time(3, 30, || {
-        http::get(server.address, "/api/v1/projects")?;
+        let answer = http::get(server.address, "/api/v1/projects")?;
+        ensure!(answer.status == 200, "the projects answer {}", answer.status);
         Ok(())
     })?;
     Ok(vec![Figure {

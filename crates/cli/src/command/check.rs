@@ -42,6 +42,9 @@ pub fn run(args: &Args, out: &Output) -> Result<Exit> {
     if args.json {
         out.json(&complaints)?;
     } else {
+        if let (None, Some(other)) = (&args.file, pipeline::other_manifest(&root)) {
+            out.note(&format!("`{other}` is not read, because `{}` is there", manifest.file.path));
+        }
         out.lines(&pipeline::render(&complaints, &manifest.file.bytes, out.colour()))?;
         let path = &manifest.file.path;
         let n_warnings = complaints.len() - n_errors;

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use kiln_api::user::{AddProject, Project};
+use kiln_git::Location;
 use kiln_model::{ProjectName, RunState};
-use kiln_server::hook;
+use kiln_server::hook::{self, HookError};
 use kiln_stdx::duration;
 
 use crate::client::ServerArgs;
-use crate::error::{Blame, Exit, Failure, Help, Kind, Result};
+use crate::error::{Blame, Exit, Failure, Kind, Result};
 use crate::output::{Cell, Output, Style};
 use crate::place::Data;
 use crate::watch::summary::run_style;
@@ -17,6 +18,7 @@ use crate::watch::summary::run_style;
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
     Add(AddArgs),
+    #[command(visible_alias = "list")]
     Ls(LsArgs),
     Rm(RmArgs),
     Hook(HookArgs),
@@ -25,7 +27,7 @@ pub enum Command {
 /// Watch a repository
 ///
 /// A repository on this machine tells of pushes by its hook (`kiln project hook`); one that is given
-/// by URL is looked at from time to time (`--poll`).
+/// by URL is looked at every minute, or as `--poll` says.
 #[derive(clap::Args, Debug)]
 #[command(after_help = ADD_EXAMPLES)]
 pub struct AddArgs {
@@ -33,7 +35,7 @@ pub struct AddArgs {
     /// A path on this machine, or a URL (https, http, ssh, git, file, or user@host:path)
     #[arg(long, value_name = "PATH_OR_URL")]
     repo: String,
-    /// How often to look for pushes: `off`, or a time such as `1m`
+    /// How often to look for pushes: `off`, or a time such as `5m` [default: 1m for a URL, else off]
     #[arg(long, value_name = "EVERY", value_parser = poll)]
     poll: Option<Poll>,
     /// Install the post-receive hook as well
@@ -102,14 +104,17 @@ pub struct HookArgs {
 #[derive(Clone, Copy, Debug)]
 struct Poll(Option<u32>);
 
-/// `off` or a duration of at least a second.
+/// How often a repository that is given by URL is looked at when nothing is said.
+const POLL_URL_EVERY_S: u32 = 60;
+
+/// `off` or a duration of at least a second. The server knows how short is too short.
 fn poll(text: &str) -> std::result::Result<Poll, String> {
     if text == "off" {
         return Ok(Poll(None));
     }
     let every = duration::parse(text).map_err(|error| error.to_string())?;
     match u32::try_from(every.as_secs()) {
-        Ok(0) | Err(_) => Err("must be `off` or between 1s and 1000d".to_owned()),
+        Ok(0) | Err(_) => Err("must be `off` or between 10s and 1000d".to_owned()),
         Ok(seconds) => Ok(Poll(Some(seconds))),
     }
 }
@@ -125,10 +130,14 @@ pub async fn run(command: Command, out: &Output) -> Result<Exit> {
 
 async fn add(args: AddArgs, out: &Output) -> Result<Exit> {
     let repo = located(&args.repo)?;
-    let new = AddProject { name: args.name, repo, poll_every_s: args.poll.and_then(|poll| poll.0) };
+    let poll_every_s = match args.poll {
+        Some(Poll(asked)) => asked,
+        None => (!Path::new(&repo).is_absolute()).then_some(POLL_URL_EVERY_S),
+    };
+    let new = AddProject { name: args.name, repo, poll_every_s };
     let project = args.server.client()?.add_project(&new).await?;
     let hook = match args.hook {
-        true => Some(install(&project.project, Path::new(&project.repo), &args.server)?),
+        true => Some(install(&project.project, &place(&project.repo), &args.server)?),
         false => None,
     };
     if args.json {
@@ -138,7 +147,7 @@ async fn add(args: AddArgs, out: &Output) -> Result<Exit> {
     out.lines(&format!("{} watches {}\n", project.project, project.repo))?;
     match hook {
         Some(at) => out.lines(&format!("hook: {}\n", at.display()))?,
-        None if Path::new(&project.repo).is_dir() => out.note(&format!(
+        None if on_disk(&project.repo).is_some() => out.note(&format!(
             "`kiln project hook {}` lets it know of pushes at once",
             project.project
         )),
@@ -161,6 +170,19 @@ fn located(repo: &str) -> Result<String> {
     path.into_os_string()
         .into_string()
         .map_err(|path| Failure::yours(format!("the path `{}` is not UTF-8", path.display())))
+}
+
+/// The folder of a repository on this machine, be it written as a path or as a `file:` URL.
+fn on_disk(repo: &str) -> Option<PathBuf> {
+    match Location::parse(repo) {
+        Ok(Location::Path(path)) => path.is_dir().then_some(path),
+        Ok(Location::Url(_)) | Err(_) => None,
+    }
+}
+
+/// As [`on_disk`]; what is elsewhere keeps its name, for the error that follows.
+fn place(repo: &str) -> PathBuf {
+    on_disk(repo).unwrap_or_else(|| PathBuf::from(repo))
 }
 
 async fn ls(args: &LsArgs, out: &Output) -> Result<Exit> {
@@ -215,7 +237,7 @@ async fn rm(args: &RmArgs, out: &Output) -> Result<Exit> {
 async fn hook(args: &HookArgs, out: &Output) -> Result<Exit> {
     let repo = match &args.repo {
         Some(repo) => repo.clone(),
-        None => PathBuf::from(args.server.client()?.project(&args.name).await?.repo),
+        None => place(&args.server.client()?.project(&args.name).await?.repo),
     };
     let at = install(&args.name, &repo, &args.server)?;
     if args.json {
@@ -236,9 +258,11 @@ fn install(name: &str, repo: &Path, server: &ServerArgs) -> Result<PathBuf> {
             ));
     }
     let kiln = std::env::current_exe().elsewhere("cannot find this program's own file")?;
-    hook::install(repo, &kiln, &data.root, &name)
-        .map_err(|error| Failure { kind: Kind::Yours, error: error.into(), help: None })
-        .help(
-            "a hook can only be put into a repository on this machine; others are polled (--poll)",
-        )
+    hook::install(repo, &kiln, &data.root, &name).map_err(|error| {
+        let elsewhere = matches!(error, HookError::NotARepository(_));
+        let help = "a hook can only be put into a repository on this machine; others are polled \
+                    (--poll)";
+        let help = elsewhere.then(|| help.to_owned());
+        Failure { kind: Kind::Yours, error: error.into(), help }
+    })
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kiln_executor::Spawner;
 use kiln_stdx::Secret;
 
+use crate::command::secret::lawful;
 use crate::error::{Exit, Failure, Help, Result};
 use crate::local::Local;
 use crate::local::drive::{Drive, New};
@@ -104,6 +105,7 @@ pub fn secrets(given: &[String]) -> Result<HashMap<String, Secret<String>>> {
         if name.is_empty() || variable.is_empty() {
             return Err(Failure::yours("a secret is written NAME or NAME=ENV"));
         }
+        lawful(name)?;
         let value = of_environment(variable)
             .help(format!("set it for this command: {variable}=… kiln run --secret {text}"))?;
         secrets.insert(name.to_owned(), Secret::new(value));
@@ -113,10 +115,22 @@ pub fn secrets(given: &[String]) -> Result<HashMap<String, Secret<String>>> {
 
 /// `NAME=VALUE` as it is; `NAME` from this environment.
 pub fn variables(given: &[String]) -> Result<Vec<(String, String)>> {
-    let variable = |text: &String| match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        Some(_) => Err(Failure::yours("a variable is written NAME or NAME=VALUE")),
-        None => Ok((text.clone(), of_environment(text).help(format!("or write {text}=VALUE"))?)),
+    let variable = |text: &String| {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, value.to_owned()),
+            None => (text.as_str(), of_environment(text).help(format!("or write {text}=VALUE"))?),
+        };
+        if name.is_empty() {
+            return Err(Failure::yours("a variable is written NAME or NAME=VALUE"));
+        }
+        lawful(name)?;
+        if name.starts_with("KILN_") {
+            return Err(Failure::yours(format!(
+                "`{name}` cannot be set: variables that begin with `KILN_` are kiln's"
+            ))
+            .help("choose another name"));
+        }
+        Ok((name.to_owned(), value))
     };
     given.iter().map(variable).collect()
 }

@@ -127,7 +127,10 @@ fn table(out: &Output, runs: &[Run], local: bool) -> Result<()> {
 /// A success speaks for itself; what went wrong is worth more than the title.
 fn about(run: &Run) -> &str {
     match run.state {
-        RunState::Failed | RunState::Cancelled => run.reason.as_deref().unwrap_or(&run.title),
+        // The complaints of a manifest are many lines; the list has one for each run.
+        RunState::Failed | RunState::Cancelled => {
+            run.reason.as_deref().and_then(|reason| reason.lines().next()).unwrap_or(&run.title)
+        }
         _ => &run.title,
     }
 }

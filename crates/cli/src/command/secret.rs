@@ -206,7 +206,7 @@ async fn find(store: &Store, project: &str) -> Result<ProjectId> {
 }
 
 /// It becomes a variable of the same name.
-fn lawful(name: &str) -> Result<()> {
+pub fn lawful(name: &str) -> Result<()> {
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     if first && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && name.len() <= 100 {
         return Ok(());

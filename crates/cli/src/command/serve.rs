@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_agent::Agent;
-use kiln_executor::Spawner;
+use kiln_executor::{HostExecutor, Spawner};
 use kiln_model::limit::DISCONNECT_GRACE;
 use kiln_server::serve::listen::ListenError;
 use kiln_server::{ServeError, ServeOptions, Server};
@@ -83,7 +83,9 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     };
     let agent = match args.jobs {
         Some(0) => None,
-        _ => Some(start_agent(spawner, server.runs(), &data.server(), part).await?),
+        _ => Some(
+            start_agent(HostExecutor::new(spawner), server.runs(), &data.server(), part).await?,
+        ),
     };
     Note::write(&data, server.url())?;
     if args.json {
@@ -112,7 +114,9 @@ pub async fn start(options: ServeOptions) -> Result<Server> {
             _ => Kind::Elsewhere,
         };
         let store = matches!(error, ServeError::Store(_));
-        let failure = Failure { kind, error: error.into(), help: None };
+        let file = matches!(error, ServeError::File(_));
+        let help = file.then(|| "choose another data folder with --data".to_owned());
+        let failure = Failure { kind, error: error.into(), help };
         match store {
             true => Failure {
                 error: failure.error.context(format!("cannot use the data folder `{data}`")),

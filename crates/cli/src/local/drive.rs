@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use kiln_agent::Agent;
-use kiln_executor::Spawner;
+use kiln_executor::{HostExecutor, Spawner};
 use kiln_model::layer::Source;
 use kiln_model::{EventKind, JobIndex, Plan, RunId, Trigger};
 use kiln_server::runs::{ApplyError, Runs, new_run};
 use kiln_stdx::{Clock, Secret, SystemClock, Timestamp};
 use kiln_store::{ProjectRow, RunRow};
 
-use super::kill::kill_steps;
 use super::machine::{Folder, Part, host_name, start_agent};
 use super::owner::{Gate, Owner};
 use super::{Local, settle};
@@ -109,68 +108,71 @@ impl Drive<'_> {
             folder: Folder::Shared,
             env: self.env,
         };
-        let agent = start_agent(self.spawner, &runs, &self.local.data.local(), part).await?;
+        let executor = HostExecutor::new(self.spawner);
+        let agent = start_agent(executor.clone(), &runs, &self.local.data.local(), part).await?;
+        let running = Running { agent, executor };
         let shown = Shown { out: self.out, json: self.json };
-        let ended = shown.watch(&mut watched, &mut interrupts, seen.as_ref()).await;
+        let stuck = running.agent.lasting_trouble();
+        let ended = tokio::select! {
+            ended = shown.watch(&mut watched, &mut interrupts, seen.as_ref()) => ended,
+            // The rows cannot be written, so what is shown would never change again.
+            trouble = stuck => Err(Failure::elsewhere(trouble)),
+        };
         match ended {
             Ok((Ended::Over(picture), viewer)) => {
-                agent.drain().await;
+                running.agent.drain().await;
                 shown.end(&watched, &picture, viewer).await
             }
             Ok((Ended::Left(_), shower)) => {
-                leave(agent, &runs, &row).await;
+                running.leave(&runs, &row).await;
                 let picture = watched.picture().await?;
                 shown.end(&watched, &picture, shower).await?;
                 Ok(Exit::Interrupted)
             }
             Err(failure) => {
-                give_up(agent, &runs, &row, &mut interrupts, &failure).await;
+                running.give_up(&runs, &row, &mut interrupts, &failure).await;
                 Err(failure)
             }
         }
     }
 }
 
-/// A second interrupt: everything is killed, and the run's rows say so.
-async fn leave(agent: Agent, runs: &Runs, row: &RunRow) {
-    const ROUND: Duration = Duration::from_millis(20);
-    let killing = async {
-        loop {
-            kill_steps();
-            tokio::time::sleep(ROUND).await;
-        }
-    };
-    let leaving = async {
-        tokio::select! {
-            () = agent.drain() => {}
-            () = killing => {}
-        }
-    };
-    // Sessions end with this process, however long they take.
-    let _ = tokio::time::timeout(LEAVE_FOR, leaving).await;
-    // Whoever looks next settles the run if this fails.
-    let _ = settle::settle(runs, row, &Interrupt::Int.by()).await;
+/// What runs the jobs.
+struct Running {
+    agent: Agent,
+    executor: HostExecutor,
 }
 
-/// The run can no longer be shown or recorded: it is cancelled and cleaned up in silence.
-async fn give_up(
-    agent: Agent,
-    runs: &Runs,
-    row: &RunRow,
-    interrupts: &mut Interrupts,
-    failure: &Failure,
-) {
-    let by = match failure.kind {
-        Kind::Pipe => "kiln: nobody reads its output any more".to_owned(),
-        _ => format!("kiln: {}", failure.error),
-    };
-    let cancelled = runs.apply(row.id, EventKind::CancelAsked { by }).await;
-    if cancelled.is_err() {
-        return leave(agent, runs, row).await;
+impl Running {
+    /// A second interrupt: everything is killed, and the run's rows say so.
+    async fn leave(self, runs: &Runs, row: &RunRow) {
+        self.executor.hurry();
+        // Sessions end with this process, however long they take.
+        let _ = tokio::time::timeout(LEAVE_FOR, self.agent.drain()).await;
+        // Whoever looks next settles the run if this fails.
+        let _ = settle::settle(runs, row, &Interrupt::Int.by()).await;
     }
-    tokio::select! {
-        () = over(runs, row.id) => agent.drain().await,
-        _ = interrupts.next() => leave(agent, runs, row).await,
+
+    /// The run can no longer be shown or recorded: it is cancelled and cleaned up in silence.
+    async fn give_up(
+        self,
+        runs: &Runs,
+        row: &RunRow,
+        interrupts: &mut Interrupts,
+        failure: &Failure,
+    ) {
+        let by = match failure.kind {
+            Kind::Pipe => "kiln: nobody reads its output any more".to_owned(),
+            _ => format!("kiln: {}", failure.error),
+        };
+        let cancelled = runs.apply(row.id, EventKind::CancelAsked { by }).await;
+        if cancelled.is_err() {
+            return self.leave(runs, row).await;
+        }
+        tokio::select! {
+            () = over(runs, row.id) => self.agent.drain().await,
+            _ = interrupts.next() => self.leave(runs, row).await,
+        }
     }
 }
 

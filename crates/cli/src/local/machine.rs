@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kiln_agent::{Agent, AgentOptions};
 use kiln_api::agent::AgentInfo;
-use kiln_executor::{HostExecutor, OverlayKind, Spawner};
+use kiln_executor::{HostExecutor, OverlayKind};
 use kiln_model::limit::KILL_GRACE;
 use kiln_server::runs::{Places, Runs};
 use kiln_stdx::SystemClock;
@@ -43,13 +43,12 @@ pub enum Folder {
 
 /// Starts to take jobs from `runs`.
 pub async fn start_agent(
-    spawner: Spawner,
+    executor: HostExecutor,
     runs: &Runs,
     places: &Places,
     part: Part,
 ) -> Result<Agent> {
     let id = runs.store().agent(&part.name, &part.labels).await?;
-    let executor = HostExecutor::new(spawner);
     let workspaces = Arc::new(workspaces(&executor, &places.layers()).await?);
     let options = AgentOptions {
         info: AgentInfo { id, name: part.name, labels: part.labels },

@@ -4,8 +4,8 @@
 //! the one that holds its mark (`owner`). Whoever looks at local runs first settles those whose
 //! process died.
 
+pub mod children;
 pub mod drive;
-pub mod kill;
 pub mod machine;
 mod owner;
 mod project;
@@ -18,7 +18,7 @@ use kiln_server::runs::Runs;
 use kiln_stdx::SystemClock;
 use kiln_store::{ProjectRow, RunRow, Store, StoreError};
 
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Kind, Result};
 use crate::place::Data;
 pub use owner::{Owner, cancel_elsewhere};
 
@@ -37,11 +37,13 @@ impl Local {
     }
 
     /// As [`Local::open`], for commands that look at what is there: runs whose process died are
-    /// settled first.
+    /// settled first, if they can be. A disk that is full must not hide what is on it.
     pub async fn open_to_look() -> Result<Self> {
         let local = Self::open(Data::find(None)?).await?;
-        settle::settle_dead(&local).await?;
-        Ok(local)
+        match settle::settle_dead(&local).await {
+            Err(failure) if failure.kind != Kind::Elsewhere => Err(failure),
+            _ => Ok(local),
+        }
     }
 
     /// Runs as they are now. What another process drives goes on without this value learning of it,

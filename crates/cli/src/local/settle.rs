@@ -1,8 +1,10 @@
 //! Local runs whose process died: what ran is lost, what waited is cancelled, and both say why.
 
-use kiln_model::EventKind;
+use kiln_executor::host::reap;
+use kiln_model::{EventKind, LeaseId};
 use kiln_server::runs::{ApplyError, Runs};
 use kiln_store::{RunRow, StoreError};
+use kiln_workspace::Workspaces;
 
 use super::Local;
 use super::owner::{Gate, Owner};
@@ -43,7 +45,9 @@ pub async fn settle(runs: &Runs, row: &RunRow, by: &str) -> Result<()> {
     if run.state.is_over() {
         return Ok(());
     }
-    for lease in run.leased() {
+    let leased = run.leased();
+    clear(runs, &leased);
+    for lease in leased {
         let message = GONE.to_owned();
         apply(runs, row, EventKind::Lapsed { lease, message }).await?;
     }
@@ -53,6 +57,17 @@ pub async fn settle(runs: &Runs, row: &RunRow, by: &str) -> Result<()> {
         apply(runs, row, EventKind::CancelAsked { by: by.to_owned() }).await?;
     }
     Ok(())
+}
+
+/// Removes what attempts that were cut short have left. Their sessions have ended with the process
+/// that drove them; what one could not finish is reaped.
+fn clear(runs: &Runs, leased: &[LeaseId]) {
+    // Trouble with it must not keep the run from being settled: the files are only in the way.
+    let Ok(workspaces) = Workspaces::open(&runs.places().layers(), None) else { return };
+    for lease in leased {
+        reap(lease.attempt, &workspaces.attempt_dir(lease.attempt));
+        let _ = workspaces.discard(lease.attempt);
+    }
 }
 
 async fn apply(runs: &Runs, row: &RunRow, event: EventKind) -> Result<()> {

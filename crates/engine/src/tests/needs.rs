@@ -35,8 +35,8 @@ fn a_failed_need_skips_what_needs_it_and_so_on() {
     story.run_job(0, exit(2));
     assert_eq!(story.states(), "failed skipped skipped queued");
     assert_eq!(story.reason(0), "step 1 `make a` ended with exit code 2");
-    assert_eq!(story.reason(1), "its need `a` is failed");
-    assert_eq!(story.reason(2), "its need `b` is skipped");
+    assert_eq!(story.reason(1), "its need `a` failed");
+    assert_eq!(story.reason(2), "its need `b` was skipped");
     assert_eq!(story.run.state, RunState::Running);
     story.succeed(&[3]);
     assert_eq!(story.run.state, RunState::Failed);
@@ -96,7 +96,7 @@ fn a_condition_that_asks_for_failure_is_asked_when_needs_failed() {
     let mut bad = story(jobs());
     bad.run_job(0, exit(1));
     assert_eq!(bad.states(), "failed queued queued skipped");
-    assert_eq!(bad.reason(3), "its need `a` is failed");
+    assert_eq!(bad.reason(3), "its need `a` failed");
     let mut good = story(jobs());
     good.succeed(&[0]);
     assert_eq!(good.states(), "success skipped queued queued");

@@ -7,7 +7,8 @@
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::ArtifactRule;
@@ -31,11 +32,29 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct HostExecutor {
     spawner: Arc<Spawner>,
+    lines: Arc<Lines>,
+}
+
+/// The lines to all sessions that were opened here.
+#[derive(Debug, Default)]
+struct Lines {
+    hurried: AtomicBool,
+    open: Mutex<Vec<Weak<Link>>>,
 }
 
 impl HostExecutor {
     pub fn new(spawner: Spawner) -> Self {
-        Self { spawner: Arc::new(spawner) }
+        Self { spawner: Arc::new(spawner), lines: Arc::default() }
+    }
+
+    /// Ends every session at once, now and from now on: whatever runs in them is killed without
+    /// grace. What they did is heard as before; whoever asks them for more hears that they are gone.
+    ///
+    /// Sessions that were opened with `orphan_for` take it as the death of their owner, and live on.
+    pub fn hurry(&self) {
+        self.lines.hurried.store(true, Ordering::SeqCst);
+        let open = std::mem::take(&mut *self.lines.open());
+        open.iter().filter_map(Weak::upgrade).for_each(|link| link.say_no_more());
     }
 
     /// Whether, and how, overlays can be mounted with their layers in `folder`. A fraction of a
@@ -61,7 +80,25 @@ impl HostExecutor {
         if let Some(first) = first {
             talk.link.send(first);
         }
+        self.lines.add(&talk.link);
         Ok(talk)
+    }
+}
+
+impl Lines {
+    fn open(&self) -> MutexGuard<'_, Vec<Weak<Link>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, link: &Arc<Link>) {
+        let mut open = self.open();
+        open.retain(|link| link.strong_count() > 0);
+        open.push(Arc::downgrade(link));
+        drop(open);
+        // After it was added: who hurries sets this first, and then looks.
+        if self.hurried.load(Ordering::SeqCst) {
+            link.say_no_more();
+        }
     }
 }
 
@@ -78,13 +115,8 @@ impl Executor for HostExecutor {
     async fn open(&self, spec: SessionSpec) -> Result<HostSession, OpenError> {
         let first = Zeroizing::new(encode(&Ask::Open(Box::new(Opening::from(spec)))));
         let mut talk = self.talk(Some(&first))?;
-        match talk.hear().await {
-            Some(Tell::Opened) => Ok(HostSession { talk, pending: false, closed: None }),
-            Some(Tell::Refused(Refusal::Isolation(why))) => Err(OpenError::Isolation(why)),
-            Some(Tell::Refused(Refusal::Mount(why))) => Err(OpenError::Mount(why)),
-            Some(Tell::Refused(Refusal::Other(why))) => Err(OpenError::Other(why)),
-            _ => Err(OpenError::Gone),
-        }
+        talk.hear_opened().await?;
+        Ok(HostSession::over(talk, false))
     }
 
     async fn attach(&self, attempt_dir: &Path) -> Result<Option<Attached<HostSession>>, OpenError> {
@@ -105,7 +137,7 @@ impl Executor for HostExecutor {
         // It may have been ending just now.
         let Some(Tell::State(state)) = talk.hear().await else { return Ok(None) };
         talk.position.send_replace(LogPosition { n_bytes: state.n_log_bytes });
-        let session = HostSession { talk, pending: state.running.is_some(), closed: None };
+        let session = HostSession::over(talk, state.running.is_some());
         Ok(Some(Attached { session, steps_done: state.done, running: state.running }))
     }
 
@@ -124,9 +156,38 @@ pub struct HostSession {
     /// A step was asked for whose result has not been taken.
     pending: bool,
     closed: Option<Result<(), StepError>>,
+    /// Waits for another job.
+    resting: bool,
 }
 
 impl HostSession {
+    fn over(talk: Talk, pending: bool) -> Self {
+        Self { talk, pending, closed: None, resting: false }
+    }
+
+    async fn hear_closed(&mut self) -> Result<(), StepError> {
+        loop {
+            match self.talk.hear().await {
+                Some(Tell::Closed(closed)) => return closed,
+                // A step that was running when its caller went away.
+                Some(_) => {}
+                None => return Err(StepError::Gone),
+            }
+        }
+    }
+
+    /// What init answers to [`Ask::Rest`]: that it rests, or how it was closed.
+    async fn hear_resting(&mut self) -> Result<bool, StepError> {
+        loop {
+            match self.talk.hear().await {
+                Some(Tell::Resting) => return Ok(true),
+                Some(Tell::Closed(closed)) => return closed.map(|()| false),
+                Some(_) => {}
+                None => return Err(StepError::Gone),
+            }
+        }
+    }
+
     async fn result(&mut self, mut cancel: watch::Receiver<bool>) -> Result<StepDone, StepError> {
         let link = self.talk.link.clone();
         let cancelled = async move {
@@ -209,16 +270,37 @@ impl Session for HostSession {
             return closed.clone();
         }
         self.talk.link.ask(&Ask::Close);
-        let closed = loop {
-            match self.talk.hear().await {
-                Some(Tell::Closed(closed)) => break closed,
-                // A step that was running when its caller went away.
-                Some(_) => {}
-                None => break Err(StepError::Gone),
-            }
-        };
+        let closed = self.hear_closed().await;
         self.closed = Some(closed.clone());
         closed
+    }
+
+    async fn rest(&mut self) -> Result<bool, StepError> {
+        if let Some(closed) = &self.closed {
+            return closed.clone().map(|()| false);
+        }
+        self.talk.link.ask(&Ask::Rest);
+        let ended = self.hear_resting().await;
+        self.pending = false;
+        self.resting = ended == Ok(true);
+        if !self.resting {
+            self.closed = Some(ended.clone().map(drop));
+        }
+        ended
+    }
+
+    async fn renew(&mut self, spec: SessionSpec) -> Result<(), OpenError> {
+        if self.closed.is_some() || !std::mem::take(&mut self.resting) {
+            return Err(OpenError::Gone);
+        }
+        self.talk.position.send_replace(LogPosition::default());
+        let ask = Ask::Open(Box::new(Opening::from(spec)));
+        self.talk.link.send(&Zeroizing::new(encode(&ask)));
+        let opened = self.talk.hear_opened().await;
+        if opened.is_err() {
+            self.closed = Some(Err(StepError::Gone));
+        }
+        opened
     }
 }
 
@@ -252,6 +334,16 @@ impl Talk {
         self.answers.recv().await
     }
 
+    async fn hear_opened(&mut self) -> Result<(), OpenError> {
+        match self.hear().await {
+            Some(Tell::Opened) => Ok(()),
+            Some(Tell::Refused(Refusal::Isolation(why))) => Err(OpenError::Isolation(why)),
+            Some(Tell::Refused(Refusal::Mount(why))) => Err(OpenError::Mount(why)),
+            Some(Tell::Refused(Refusal::Other(why))) => Err(OpenError::Other(why)),
+            _ => Err(OpenError::Gone),
+        }
+    }
+
     async fn hear_step(&mut self) -> Option<Result<StepDone, StepError>> {
         loop {
             if let Tell::StepOver(over) = self.hear().await? {
@@ -271,6 +363,12 @@ struct Link {
 }
 
 impl Link {
+    /// Init hears the end of our words, and we go on hearing its own.
+    fn say_no_more(&self) {
+        // It may be gone by now.
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
+    }
+
     fn ask(&self, ask: &Ask) {
         self.send(&encode(ask));
     }

@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
@@ -122,15 +123,9 @@ pub(super) fn unshare_mounts(user: bool) -> io::Result<()> {
 /// Without it a spawner looks like a second `kiln serve`, and who ends "kiln serve" ends the jobs.
 pub(super) fn set_process_name(short: &CStr, long: &str) {
     let _ = rustix::thread::set_name(short);
-    // Fields are counted after the command's closing bracket: 1 is the state, 46 and 47 are
-    // `arg_start` and `arg_end`.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-    let field = |n: usize| after.split_ascii_whitespace().nth(n - 1)?.parse::<usize>().ok();
-    let (Some(start), Some(end)) = (field(46), field(47)) else { return };
-    if start == 0 || end <= start + 1 {
-        return;
-    }
+    // The same in every fork, so it is looked for once.
+    static ARGUMENTS: OnceLock<Option<(usize, usize)>> = OnceLock::new();
+    let Some((start, end)) = *ARGUMENTS.get_or_init(arguments) else { return };
     let n_bytes = long.len().min(end - start - 1);
     // SAFETY: the kernel says that the argument strings of this process are at start..end. They are
     // writable memory of its stack, copied on write after the fork, and read by nobody: arguments
@@ -139,6 +134,17 @@ pub(super) fn set_process_name(short: &CStr, long: &str) {
         std::ptr::copy_nonoverlapping(long.as_ptr(), start as *mut u8, n_bytes);
         std::ptr::write_bytes((start + n_bytes) as *mut u8, 0, end - start - n_bytes);
     }
+}
+
+/// Where the strings of this process's command line begin and end.
+fn arguments() -> Option<(usize, usize)> {
+    // Fields are counted after the command's closing bracket: 1 is the state, 46 and 47 are
+    // `arg_start` and `arg_end`.
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let (_, after) = stat.rsplit_once(')')?;
+    let field = |n: usize| after.split_ascii_whitespace().nth(n - 1)?.parse::<usize>().ok();
+    let (start, end) = (field(46)?, field(47)?);
+    (start != 0 && end > start + 1).then_some((start, end))
 }
 
 /// What runs between vfork and exec: system calls only.

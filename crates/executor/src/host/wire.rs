@@ -23,7 +23,7 @@ pub(super) const FRAME_BYTES_MAX: usize = 64 << 20;
 /// From the owner.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Ask {
-    /// The first word to a new init.
+    /// The first word to a new init, and to one that rests.
     Open(Box<Opening>),
     /// The other possible first word: can overlays be mounted here?
     Probe {
@@ -42,6 +42,8 @@ pub(super) enum Ask {
         objects: PathBuf,
     },
     Close,
+    /// As `Close`, and then wait for another `Open` if nothing stands against it.
+    Rest,
 }
 
 /// From the init.
@@ -55,6 +57,7 @@ pub(super) enum Tell {
     StepOver(Result<StepDone, StepError>),
     Collected(Result<Vec<Artifact>, StepError>),
     Closed(Result<(), StepError>),
+    Resting,
 }
 
 #[derive(Serialize, Deserialize)]

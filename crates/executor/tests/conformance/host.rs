@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Case<HostExecutor>> {
         a_path_that_is_not_utf_8_is_no_trouble,
         a_log_that_cannot_be_written_is_kilns_error,
         a_lost_owner_takes_everything_along,
+        whoever_is_in_a_hurry_waits_for_no_grace,
         an_orphan_finishes_its_step_and_is_found_again,
         an_orphan_that_nobody_wants_writes_down_what_it_knows,
         what_a_killed_session_left_is_reaped,
@@ -44,6 +45,8 @@ pub fn cases() -> Vec<Case<HostExecutor>> {
 pub enum Role {
     /// Opens a session, starts a step, waits to be killed.
     Owner { folder: PathBuf, orphan_for: Duration },
+    /// Cancels a step that ignores it, and cannot wait for the grace to pass.
+    Hurried { folder: PathBuf },
     /// Tries an unprivileged overlay.
     Nobody { folder: PathBuf },
 }
@@ -56,6 +59,7 @@ impl Role {
                 folder: folder.into(),
                 orphan_for: Duration::from_millis(ms.parse().expect("a number")),
             }),
+            ["--hurried", folder] => Some(Self::Hurried { folder: folder.into() }),
             ["--nobody", folder] => Some(Self::Nobody { folder: folder.into() }),
             _ => None,
         }
@@ -76,6 +80,27 @@ impl Role {
                 let exit = step(&mut session, sh(script)).await;
                 eprintln!("the owner was not killed: {exit:?}");
                 ExitCode::FAILURE
+            }
+            Self::Hurried { folder } => {
+                let mut spec = spec_in(&folder);
+                spec.grace = Duration::from_secs(3_600);
+                let termed = spec.directory.join("termed");
+                let mut session = executor.open(spec).await.expect("the session opens");
+                let (cancel, cancelled) = watch::channel(false);
+                let script = "trap 'echo > termed' TERM; (trap '' TERM; exec sleep 1000) & \
+                              echo $! > background; echo > begun; while :; do sleep 0.01; done";
+                let begun = termed.with_file_name("begun");
+                let (exit, ()) = tokio::join!(session.step(sh(script), cancelled), async {
+                    read_when_there(&begun).await;
+                    cancel.send_replace(true);
+                    read_when_there(&termed).await;
+                    executor.hurry();
+                });
+                assert_eq!(exit, Ok(Exit::Cancelled));
+                let background = read_when_there(&termed.with_file_name("background")).await;
+                assert!(!lives(&background));
+                assert_eq!(session.close().await, Err(StepError::Gone));
+                ExitCode::SUCCESS
             }
             Self::Nobody { folder } => {
                 let bench = Bench::new(executor);
@@ -296,6 +321,15 @@ async fn a_lost_owner_takes_everything_along(bench: Bench<HostExecutor>) {
     until("the step is gone", || !lives(&step) && !lives(&background)).await;
     until("init is gone", || !bench.path("attempt/init.json").exists()).await;
     assert!(bench.executor.attach(&bench.path("attempt")).await.unwrap().is_none());
+}
+
+async fn whoever_is_in_a_hurry_waits_for_no_grace(bench: Bench<HostExecutor>) {
+    let hurried = process::command(myself()).arg("--hurried").arg(bench.folder.path()).spawn();
+    let mut hurried = hurried.expect("the test can be started again");
+    // Its grace is an hour.
+    until("it has ended", || hurried.try_wait().is_ok_and(|ended| ended.is_some())).await;
+    assert!(hurried.wait().unwrap().success());
+    until("init is gone", || !bench.path("attempt/init.json").exists()).await;
 }
 
 async fn an_orphan_finishes_its_step_and_is_found_again(bench: Bench<HostExecutor>) {

@@ -3,5 +3,6 @@
 mod repository;
 
 mod checkout;
+mod lend;
 mod mirror;
 mod working_tree;

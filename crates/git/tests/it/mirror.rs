@@ -99,7 +99,7 @@ fn changed_paths_name_both_sides_of_a_rename() {
 }
 
 #[test]
-fn files_are_refused_when_too_large_and_absent_when_not_a_file() {
+fn files_are_refused_when_too_large_or_not_a_file() {
     let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
     source.write("big", &"x".repeat(1000));
     source.write("folder/file", "x");
@@ -108,10 +108,41 @@ fn files_are_refused_when_too_large_and_absent_when_not_a_file() {
     let mirror = mirror_of(&source, &place);
     let big = mirror.file(&commit, "big", 999);
     assert!(matches!(big, Err(GitError::TooLarge { n_bytes: 1000, max: 999, .. })), "{big:?}");
-    for path in ["folder", "link", "nothing", "folder/file/x", "", "/", "a\nb", "../x"] {
+    for path in ["nothing", "folder/file/x", "a\nb"] {
         assert!(mirror.file(&commit, path, 100).unwrap().is_none(), "{path:?}");
     }
+    for path in ["folder", "link", "", "/", "../x"] {
+        let refused = mirror.file(&commit, path, 100);
+        assert!(matches!(refused, Err(GitError::NotAFile { .. })), "{path:?}: {refused:?}");
+    }
     assert_eq!(mirror.file(&commit, "folder/file", 100).unwrap().as_deref(), Some(&b"x"[..]));
+}
+
+#[test]
+fn symlinks_are_followed_inside_the_tree_and_nowhere_else() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    source.write("ci/kiln.yml", "x");
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, source.path().join(name)).unwrap();
+    };
+    link("ci/kiln.yml", "here");
+    link("./ci/../here", "again");
+    link("ci", "folder");
+    link("../here", "ci/up");
+    link("self", "self");
+    link("missing", "dangling");
+    link("/etc/passwd", "absolute");
+    link("../../../../etc/passwd", "outside");
+    link("ci/kiln.yml/x", "through");
+    let commit = source.commit("one");
+    let mirror = mirror_of(&source, &place);
+    for path in ["here", "again", "folder/kiln.yml", "ci/up"] {
+        assert_eq!(mirror.file(&commit, path, 9).unwrap().as_deref(), Some(&b"x"[..]), "{path}");
+    }
+    for path in ["folder", "self", "dangling", "absolute", "outside", "through"] {
+        let refused = mirror.file(&commit, path, 9);
+        assert!(matches!(refused, Err(GitError::NotAFile { .. })), "{path}: {refused:?}");
+    }
 }
 
 #[test]
@@ -181,7 +212,8 @@ fn a_sha256_repository_is_mirrored() {
     mirror.fetch().unwrap();
     let into = place.path().join("files");
     std::fs::create_dir(&into).unwrap();
-    mirror.checkout(&mirror.commit(&commit).unwrap().tree, &into).unwrap();
+    let index = place.path().join("index");
+    mirror.checkout(&mirror.commit(&commit).unwrap().tree, &into, &index).unwrap();
     assert_eq!(std::fs::read_to_string(into.join("a/b")).unwrap(), "text");
 }
 

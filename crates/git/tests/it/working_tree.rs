@@ -40,7 +40,8 @@ fn what_is_no_working_tree_is_said_to_be_none() {
     assert!(matches!(error, GitError::NoRepositoryAround(_)), "{error}");
     assert!(WorkingTree::discover(&place.path().join("missing")).is_err());
     let inside = Repository::new();
-    assert!(WorkingTree::discover(&inside.path().join(".git")).is_err());
+    let error = WorkingTree::discover(&inside.path().join(".git/refs")).unwrap_err();
+    assert!(matches!(error, GitError::InGitFolder(_)), "{error}");
 }
 
 #[test]

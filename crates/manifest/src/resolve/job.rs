@@ -56,13 +56,31 @@ pub fn job(
     }
 }
 
-/// Keys that the plan keeps and that nothing acts on yet.
+/// Keys that the plan keeps and that this version does not act on: some do no harm, with others the
+/// job cannot run.
 fn ineffective(job: &written::Job, complaints: &mut Complaints) {
     for (key, first) in [("cache", job.cache.first()), ("inputs", job.inputs.first())] {
         if let Some(first) = first {
             let message = format!("`{key}` is accepted and has no effect yet in this version");
             complaints.warning(first.span.clone(), message, "");
         }
+    }
+    let service = job.services.first().map(|service| service.name.span.clone());
+    let unable = [
+        ("image", job.image.as_ref().map(|image| image.span.clone())),
+        ("ssh", job.ssh.as_ref().map(|host| host.span.clone())),
+        ("services", service),
+    ];
+    for (key, span) in unable {
+        if let Some(span) = span {
+            let message =
+                format!("a job with `{key}` fails in this version, which runs jobs on the host only");
+            complaints.warning(span, message, "");
+        }
+    }
+    if job.approve.is_some() {
+        let message = "nobody can approve in this version: the job waits until its run is cancelled";
+        complaints.warning(job.name.span.clone(), message, "");
     }
 }
 

@@ -28,15 +28,28 @@ impl Error {
         Self::new(StatusCode::NOT_FOUND, code_of(what), format!("there is no such {what}"))
     }
 
+    /// As [`Error::not_found`], with its name.
+    pub fn missing(what: &'static str, name: &str) -> Self {
+        // As long as a name can be, and then some: enough to recognise a slip.
+        const SHOWN_CHARS_MAX: usize = 120;
+        let shown: String =
+            name.chars().filter(|c| !c.is_control()).take(SHOWN_CHARS_MAX).collect();
+        Self::new(StatusCode::NOT_FOUND, code_of(what), format!("there is no {what} `{shown}`"))
+    }
+
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
     /// Not the asker's fault: told in the server's own report too.
     pub fn ours(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::told(StatusCode::INTERNAL_SERVER_ERROR, "internal", error)
+    }
+
+    fn told(status: StatusCode, code: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         let message = report::whole(error);
         report::say(&format!("request failed: {message}"));
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        Self::new(status, code, message)
     }
 
     pub fn status(&self) -> StatusCode {
@@ -68,7 +81,10 @@ impl From<AskError> for Error {
             AskError::Store(store @ StoreError::Conflict(_)) => {
                 Self::new(StatusCode::CONFLICT, "conflict", store.to_string())
             }
-            AskError::Store(store) => Self::ours(&store),
+            // The disk, the database: somebody can mend it, and then the same request will do.
+            AskError::Store(store) => {
+                Self::told(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", &store)
+            }
         }
     }
 }

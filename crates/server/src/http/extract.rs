@@ -6,7 +6,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use kiln_model::{ProjectName, RunNumber};
-use kiln_store::{ProjectRow, RunRow};
+use kiln_store::{ProjectRow, RunRow, StoreError};
 use serde::de::DeserializeOwned;
 
 use super::Error;
@@ -37,8 +37,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(error) => Err(Error::bad_request(error.body_text())),
+            Err(error) => Err(Error::bad_request(format!(
+                "the query is not as expected: {}",
+                deepest(&error)
+            ))),
         }
+    }
+}
+
+/// The cause under a library's own sentence, which speaks of its types.
+fn deepest(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => deepest(cause),
+        None => error.to_string(),
     }
 }
 
@@ -52,6 +63,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Given<T> {
             .await
             .map_err(|error| Error::bad_request(error.body_text()))?;
         let text: &[u8] = if bytes.trim_ascii().is_empty() { b"{}" } else { &bytes };
+        // Elsewhere a list would do for its fields in order, which nobody means.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Error::bad_request("the body is not as expected: it is no JSON object"));
+        }
         serde_json::from_slice(text)
             .map(Self)
             .map_err(|error| Error::bad_request(format!("the body is not as expected: {error}")))
@@ -80,12 +95,22 @@ impl Asker {
 }
 
 pub async fn project(app: &App, name: &str) -> Result<ProjectRow, Error> {
-    let name = ProjectName::new(name).map_err(|_| Error::not_found("project"))?;
-    Ok(app.runs.store().project(&name).await?)
+    let missing = || Error::missing("project", name);
+    let known = ProjectName::new(name).map_err(|_| missing())?;
+    named(app.runs.store().project(&known).await, missing)
 }
 
 pub async fn run(app: &App, project_name: &str, number: &str) -> Result<RunRow, Error> {
     let project = project(app, project_name).await?;
-    let number = number.parse().map_err(|_| Error::not_found("run"))?;
-    Ok(app.runs.store().run_by_number(project.id, RunNumber(number)).await?)
+    let missing = || Error::missing("run", &format!("{project_name}#{number}"));
+    let number = number.parse().map_err(|_| missing())?;
+    named(app.runs.store().run_by_number(project.id, RunNumber(number)).await, missing)
+}
+
+/// The store says that there is no such thing; whoever asked wants to hear which.
+fn named<T>(answer: Result<T, StoreError>, missing: impl Fn() -> Error) -> Result<T, Error> {
+    answer.map_err(|error| match error {
+        StoreError::NotFound(_) => missing(),
+        error => error.into(),
+    })
 }

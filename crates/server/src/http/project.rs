@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use kiln_api::user::{AddProject, Project};
+use kiln_api::user::{AddProject, Project, TriggerRun};
 use kiln_manifest::Input;
 use serde::Deserialize;
 
@@ -46,18 +46,23 @@ pub async fn remove(State(app): State<App>, At(name): At<String>) -> Result<Stat
 }
 
 #[derive(Deserialize)]
-pub struct WhichBranch {
+pub struct WhichCommit {
     branch: Option<String>,
+    tag: Option<String>,
+    commit: Option<String>,
 }
 
-/// The inputs that the manifest of a branch declares; without one, of the default branch.
+/// The inputs that the manifest of a commit, a tag or a branch declares; without any, of the default
+/// branch.
 ///
-/// Errors: `project_not_found`, `commit_not_found`.
+/// Errors: `project_not_found`, `commit_not_found`, `bad_commit`.
 pub async fn inputs(
     State(app): State<App>,
     At(name): At<String>,
-    Asked(asked): Asked<WhichBranch>,
+    Asked(asked): Asked<WhichCommit>,
 ) -> Result<Json<Vec<Input>>, Error> {
     let row = extract::project(&app, &name).await?;
-    Ok(Json(ask::inputs(&app, &row, asked.branch).await?))
+    let WhichCommit { branch, tag, commit } = asked;
+    let asked = TriggerRun { branch, tag, commit, ..TriggerRun::default() };
+    Ok(Json(ask::inputs(&app, &row, asked).await?))
 }

@@ -8,7 +8,7 @@ use kiln_api::user::{Push, PushAnswer};
 use super::Error;
 use super::extract::Given;
 use crate::reconcile::delivery::{self, DeliveryError};
-use crate::reconcile::inbox;
+use crate::reconcile::{again, inbox};
 use crate::state::App;
 
 /// Take a push. It is durable when this answers; the answer names the runs that it started.
@@ -19,14 +19,17 @@ pub async fn take(
     Given(push): Given<Push>,
 ) -> Result<Json<PushAnswer>, Error> {
     // Its own task: a hook that hangs up must not leave half a delivery.
-    let taking = app.clone();
+    let (taking, name) = (app.clone(), push.project.clone());
     let taken = app.tasks.spawn(async move { delivery::take(&taking, push).await }).await;
     let answer = match taken {
         Ok(Ok(answer)) => answer,
         Ok(Err(error @ DeliveryError::NoProject(_))) => {
             return Err(Error::new(StatusCode::NOT_FOUND, "project_not_found", error.to_string()));
         }
-        Ok(Err(DeliveryError::Store(error))) => return Err(error.into()),
+        Ok(Err(DeliveryError::Store(error))) => {
+            again::soon(&app, &name);
+            return Err(error.into());
+        }
         Err(panic) => return Err(Error::ours(&panic)),
     };
     // A hook that got no answer a moment ago has left its push there.

@@ -5,6 +5,7 @@
 //!
 //! Always: one delivery of a project at a time; a delivery that fails waits and blocks nobody.
 
+pub mod again;
 pub mod delivery;
 pub mod inbox;
 pub mod pin;
@@ -34,6 +35,10 @@ struct Inner {
     pins: Mutex<std::collections::HashSet<ProjectId>>,
     /// Some delivery has failed and must be tried again.
     retry: Notify,
+    /// Projects of which a push could not be taken, by name: the store could not even be asked for
+    /// more.
+    untaken: Mutex<std::collections::BTreeSet<String>>,
+    again: Notify,
     /// A project was added, removed, or polls at another interval.
     projects_changed: Notify,
     /// What an earlier server left has been taken up.
@@ -81,7 +86,7 @@ pub(crate) async fn run(app: App) {
         retry::pass(&app).await;
         poll::missed(&app).await;
         app.reconcilers.inner.caught_up.cancel();
-        tokio::join!(retry::run(&app), poll::run(&app));
+        tokio::join!(retry::run(&app), poll::run(&app), again::run(&app));
     };
     tokio::select! {
         _ = futures_util::future::join(work, app.runs.watch_leases()) => {}

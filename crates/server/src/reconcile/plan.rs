@@ -34,8 +34,8 @@ pub fn plan(
     let outcome = match manifest(mirror, &commit.commit) {
         Ok(Some(file)) => by_manifest(&file, &trigger),
         Ok(None) => Outcome::Nothing(format!("there is no `{}` in it", FILE_NAMES[0])),
-        Err(GitError::TooLarge { what, n_bytes, max }) => {
-            Outcome::Wrong(GitError::TooLarge { what, n_bytes, max }.to_string())
+        Err(error @ (GitError::TooLarge { .. } | GitError::NotAFile { .. })) => {
+            Outcome::Wrong(error.to_string())
         }
         Err(error) => return Err(error),
     };
@@ -66,6 +66,7 @@ fn rendered(file: &File, complaints: &[Diagnostic]) -> String {
     let shown: Vec<String> = errors.map(|error| error.render(&source, false)).collect();
     match shown.is_empty() {
         true => format!("`{}` cannot be planned", file.path),
-        false => shown.join("\n"),
+        // An empty line between them, as `kiln check` prints them.
+        false => shown.join("\n\n"),
     }
 }

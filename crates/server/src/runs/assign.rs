@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kiln_api::agent::Assignment;
-use kiln_engine::run::Run;
+use kiln_api::agent::{Assignment, StepKnown};
+use kiln_engine::run::{Run, Step};
 use kiln_model::layer::Source;
-use kiln_model::{Exit, LeaseId, Plan, Trigger};
+use kiln_model::{LeaseId, Plan, Trigger};
 use kiln_stdx::Secret;
 use kiln_store::StoreError;
 
@@ -30,7 +30,7 @@ impl Runs {
         lease: LeaseId,
     ) -> Result<Assignment, AssignError> {
         let at = lease.attempt.job;
-        let (job, env, layers, started_at, steps_done) = {
+        let (job, env, layers, started_at, steps) = {
             let run = lock(&live.run);
             let plan = run.plan.clone().expect("a leased job has a plan");
             let attempt = attempt_of(&run, lease.attempt);
@@ -39,9 +39,7 @@ impl Runs {
                 environment(live, &run, &plan, lease),
                 run.layers_below(at),
                 attempt.and_then(|attempt| attempt.started_at),
-                attempt.map_or_else(Vec::new, |attempt| {
-                    attempt.steps.iter().map_while(|step| step.exit.clone()).collect::<Vec<Exit>>()
-                }),
+                attempt.map_or_else(Vec::new, |attempt| attempt.steps.iter().map(known).collect()),
             )
         };
         let secrets = self.secrets_for(live, &job.secrets).await?;
@@ -63,7 +61,7 @@ impl Runs {
             log: self.logs().path(lease.attempt),
             objects: self.places().objects(),
             started_at,
-            steps_done,
+            steps,
         })
     }
 
@@ -75,7 +73,8 @@ impl Runs {
     ) -> Result<BTreeMap<String, Secret<String>>, AssignError> {
         let mut secrets = BTreeMap::new();
         for name in names {
-            let given = lock(&self.inner.given).get(&live.id).and_then(|all| all.get(name).cloned());
+            let given =
+                lock(&self.inner.given).get(&live.id).and_then(|all| all.get(name).cloned());
             let value = match given {
                 Some(value) => value,
                 None => self.stored_secret(live, name).await?,
@@ -93,6 +92,14 @@ impl Runs {
         }
         let project = live.row.project_name.to_string();
         Err(AssignError::NoSecret { name: name.to_owned(), project })
+    }
+}
+
+fn known(step: &Step) -> StepKnown {
+    match step {
+        Step { exit: Some(_), .. } => StepKnown::Finished,
+        Step { started_at: Some(_), .. } => StepKnown::Started,
+        _ => StepKnown::Nothing,
     }
 }
 
@@ -132,10 +139,12 @@ fn environment(live: &Live, run: &Run, plan: &Plan, lease: LeaseId) -> BTreeMap<
 
 fn of_trigger(trigger: &Trigger, set: &mut impl FnMut(String, String)) {
     set("KILN_EVENT".into(), trigger.kind.to_string());
-    set("KILN_COMMIT".into(), trigger.commit.clone());
-    set("KILN_TITLE".into(), trigger.title.clone());
-    set("KILN_AUTHOR".into(), trigger.author.clone());
+    // Empty where there is no commit yet, as in a new repository on a laptop.
+    let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let optional = [
+        ("KILN_COMMIT", some(&trigger.commit)),
+        ("KILN_TITLE", some(&trigger.title)),
+        ("KILN_AUTHOR", some(&trigger.author)),
         ("KILN_BRANCH", trigger.branch.clone()),
         ("KILN_TAG", trigger.tag.clone()),
         ("KILN_BEFORE", trigger.before.clone()),

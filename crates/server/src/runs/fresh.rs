@@ -35,5 +35,14 @@ pub fn new_run(
         true => Vec::new(),
         false => plan.iter().flat_map(Plan::indices).map(|job| live::job_row(&run, job)).collect(),
     };
-    NewRun { trigger, source, plan, at, first: vec![first], state: run.state, reason: run.reason, jobs }
+    NewRun {
+        trigger,
+        source,
+        plan,
+        at,
+        first: vec![first],
+        state: run.state,
+        reason: run.reason,
+        jobs,
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use kiln_engine::run::{Action, Run};
 use kiln_model::{Event, EventKind, JobIndex, RunId};
 use kiln_store::{Append, JobRow, RunRow, RunUpdate, Store, StoreError};
+use tokio::sync::watch;
 
 /// A run that is being driven or was looked at lately.
 #[derive(Debug)]
@@ -13,6 +14,45 @@ pub(super) struct Live {
     /// As it was when it was loaded; what changes is read from `run`.
     pub row: RunRow,
     pub run: Mutex<Run>,
+    pub written: Written,
+}
+
+/// How much of a run in memory is in its rows too.
+#[derive(Debug)]
+pub(super) struct Written(watch::Sender<Result<u64, StoreError>>);
+
+impl Written {
+    fn from(seq: u64) -> Self {
+        Self(watch::Sender::new(Ok(seq)))
+    }
+
+    /// Events up to `seq` are durable.
+    pub fn up_to(&self, seq: u64) {
+        self.0.send_modify(|written| {
+            if let Ok(known) = written {
+                *known = seq.max(*known);
+            }
+        });
+    }
+
+    /// This run in memory will never be written in full: it is to be read again.
+    pub fn failed(&self, error: StoreError) {
+        self.0.send_modify(|written| {
+            if written.is_ok() {
+                *written = Err(error);
+            }
+        });
+    }
+
+    /// Resolves when the events up to `seq` are durable, or will not be.
+    pub async fn wait(&self, seq: u64) -> Result<(), StoreError> {
+        let mut written = self.0.subscribe();
+        let settled = written
+            .wait_for(|written| written.as_ref().map_or(true, |known| *known >= seq))
+            .await
+            .expect("its sender lives as long as the run that is borrowed here");
+        settled.as_ref().map(drop).map_err(Clone::clone)
+    }
 }
 
 /// Reads a run and folds its events.
@@ -26,10 +66,14 @@ pub(super) async fn load(store: &Store, row: RunRow) -> Result<Arc<Live>, StoreE
     for event in &events {
         run.apply(event).map_err(|refused| {
             // Only events that were accepted are ever written, so this is damage, not a race.
-            StoreError::Other(format!("event {} of run {} is damaged: {refused}", event.seq, row.id))
+            StoreError::Other(format!(
+                "event {} of run {} is damaged: {refused}",
+                event.seq, row.id
+            ))
         })?;
     }
-    Ok(Arc::new(Live { id: row.id, row, run: Mutex::new(run) }))
+    let written = Written::from(run.seq);
+    Ok(Arc::new(Live { id: row.id, row, run: Mutex::new(run), written }))
 }
 
 /// What must be written when `event` has been applied to `run`.

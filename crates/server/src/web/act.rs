@@ -1,15 +1,16 @@
 //! What the buttons do in a browser without scripts: the form is posted here, and the browser is
 //! sent on to the run. With scripts, `static/action.js` and `static/inputs.js` ask `/api/v1`.
 
-use axum::extract::{Form, Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kiln_api::user::{Rerun, TriggerRun};
 
 use super::error::PageError;
+use super::extract::{Fields, Segments};
 use super::page::link;
-use super::{run, run_list};
-use crate::ask;
+use super::{run, run_list, start};
+use crate::ask::{self, AskError};
 use crate::state::App;
 
 /// Who asked, until people can log in.
@@ -18,18 +19,25 @@ const SOMEBODY: &str = "somebody";
 /// `POST /p/{project}/run`: fields `branch`, `tag`, `commit`, and `input.NAME` for each input.
 pub async fn trigger(
     State(app): State<App>,
-    Path(project): Path<String>,
-    Form(fields): Form<Vec<(String, String)>>,
+    Segments(project): Segments<String>,
+    Fields(fields): Fields<Vec<(String, String)>>,
 ) -> Result<Response, PageError> {
     let row = run_list::find(&app, &project).await?;
-    let run = ask::trigger(&app, &row, wanted(fields), None).await?;
-    Ok(on_to(&link::run(&project, run.number.0)))
+    let asked = wanted(fields);
+    match ask::trigger(&app, &row, asked.clone(), None).await {
+        Ok(run) => Ok(on_to(&link::run(&project, run.number.0))),
+        // The form once more, with what was typed and what is wrong with it.
+        Err(AskError::Wrong { message, .. } | AskError::NotFound { message, .. }) => {
+            start::form(&app, &project, &asked, Some(message)).await
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `POST /p/{project}/{number}/cancel`.
 pub async fn cancel(
     State(app): State<App>,
-    Path((project, number)): Path<(String, String)>,
+    Segments((project, number)): Segments<(String, String)>,
 ) -> Result<Response, PageError> {
     let row = run::find(&app, &project, &number).await?;
     ask::cancel(&app, &row, SOMEBODY.to_owned()).await?;
@@ -39,8 +47,8 @@ pub async fn cancel(
 /// `POST /p/{project}/{number}/rerun`, with `failed=true`, with `job=NAME`, or with neither.
 pub async fn rerun(
     State(app): State<App>,
-    Path((project, number)): Path<(String, String)>,
-    Form(asked): Form<Rerun>,
+    Segments((project, number)): Segments<(String, String)>,
+    Fields(asked): Fields<Rerun>,
 ) -> Result<Response, PageError> {
     let row = run::find(&app, &project, &number).await?;
     ask::rerun(&app, &row, asked, SOMEBODY.to_owned()).await?;
@@ -48,7 +56,7 @@ pub async fn rerun(
 }
 
 /// Empty fields are as if not given.
-fn wanted(fields: Vec<(String, String)>) -> TriggerRun {
+pub(super) fn wanted(fields: Vec<(String, String)>) -> TriggerRun {
     let mut asked = TriggerRun::default();
     for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
         match name.as_str() {

@@ -1,7 +1,7 @@
 //! `/p/{project}/{number}/{job}`: one job: its attempts, its steps, why it is so, its log.
 
 use askama::Template;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use kiln_api::user::{Attempt, JobDetail, Run, Step, Why};
@@ -10,6 +10,7 @@ use kiln_stdx::Timestamp;
 use serde::Deserialize;
 
 use super::error::PageError;
+use super::extract::{Question, Segments};
 use super::log::{self, Tail};
 use super::page::{self, Crumb, Frame, link};
 use super::run;
@@ -38,8 +39,8 @@ struct JobPage<'a> {
 /// `GET /p/{project}/{number}/{job}`.
 pub async fn show(
     State(app): State<App>,
-    Path((project, number, job)): Path<(String, String, String)>,
-    Query(asked): Query<Asked>,
+    Segments((project, number, job)): Segments<(String, String, String)>,
+    Question(asked): Question<Asked>,
 ) -> Result<Response, PageError> {
     let row = run::find(&app, &project, &number).await?;
     let whole = crate::view::run(&app.runs, row.id).await?;

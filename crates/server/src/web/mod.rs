@@ -12,6 +12,7 @@
 mod page;
 mod project;
 mod run_list;
+mod start;
 mod run;
 mod graph;
 mod timeline;
@@ -21,6 +22,7 @@ mod act;
 mod show;
 mod asset;
 mod error;
+mod extract;
 #[cfg(test)]
 mod sample;
 
@@ -36,7 +38,7 @@ pub fn routes() -> Router<App> {
     Router::new()
         .route("/", get(project::list))
         .route("/p/{project}", get(run_list::show))
-        .route("/p/{project}/run", post(act::trigger))
+        .route("/p/{project}/run", get(start::show).post(act::trigger))
         .route("/p/{project}/{number}", get(run::show))
         .route("/p/{project}/{number}/cancel", post(act::cancel))
         .route("/p/{project}/{number}/rerun", post(act::rerun))

@@ -1,9 +1,10 @@
 //! `/p/{project}/{number}`: one run: what it is, its jobs as a graph and over time, its artifacts.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use askama::Template;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use kiln_api::user::{ArtifactRow, JobRow, Run, RunDetail};
@@ -12,6 +13,7 @@ use kiln_stdx::Timestamp;
 use kiln_store::RunRow;
 
 use super::error::PageError;
+use super::extract::Segments;
 use super::graph;
 use super::page::{self, Crumb, Frame, link};
 use super::run_list;
@@ -21,6 +23,9 @@ use crate::state::App;
 
 /// A graph with more nodes helps nobody; then one node stands for all jobs of a group.
 const GRAPH_NODES_MAX: usize = 150;
+/// A graph of jobs that is higher does not fit a screen: the far ends of its lines are out of
+/// sight. Then groups are drawn too, when that makes it lower.
+const GRAPH_HEIGHT_MAX: i32 = 960;
 /// Longest text in a node. It is drawn, so the browser does not cut it for us.
 const NODE_TEXT_MAX: usize = 20;
 
@@ -61,7 +66,7 @@ struct Node {
 /// `GET /p/{project}/{number}`.
 pub async fn show(
     State(app): State<App>,
-    Path((project, number)): Path<(String, String)>,
+    Segments((project, number)): Segments<(String, String)>,
 ) -> Result<Response, PageError> {
     let row = find(&app, &project, &number).await?;
     let detail = crate::view::run(&app.runs, row.id).await?;
@@ -97,14 +102,15 @@ fn build<'a>(
     now: Timestamp,
 ) -> RunPage<'a> {
     let run = &detail.run;
-    let bars = timeline::bars(detail);
+    let needs = timeline::needs(&detail.jobs);
+    let bars = timeline::bars(detail, &needs);
     RunPage {
         frame: frame(run, now),
         detail,
         run,
         no_plan,
         counts: counts(&detail.jobs),
-        graph: draw(detail, now),
+        graph: draw(detail, &needs, now),
         axis: Axis::of(detail, &bars, now),
         bars,
         artifacts,
@@ -157,17 +163,32 @@ fn counts(jobs: &[JobRow]) -> Vec<(&'static str, usize)> {
 
 /// The graph: of jobs, or of groups when there are many. Nothing when even those are too many, or
 /// when there is nothing to see.
-fn draw(detail: &RunDetail, now: Timestamp) -> Option<Graph> {
+fn draw(detail: &RunDetail, needs: &[Rc<[usize]>], now: Timestamp) -> Option<Graph> {
     let jobs = &detail.jobs;
     if jobs.len() < 2 {
         return None;
     }
+    let groups = groups(jobs);
     if jobs.len() <= GRAPH_NODES_MAX {
         let nodes = jobs.iter().map(|job| job_node(&detail.run, job, now)).collect();
-        let names = jobs.iter().map(|job| job.job.as_str());
-        let drawing = graph::layout(&positions(names, jobs, |job| &job.job));
-        return Some(Graph { drawing, nodes, grouped: false });
+        let needs: Vec<Vec<usize>> = needs.iter().map(|needs| needs.to_vec()).collect();
+        let drawing = graph::layout(&needs);
+        let groups_help = (2..jobs.len()).contains(&groups.len());
+        if drawing.height <= GRAPH_HEIGHT_MAX || !groups_help {
+            return Some(Graph { drawing, nodes, grouped: false });
+        }
     }
+    if groups.len() > GRAPH_NODES_MAX || groups.len() < 2 {
+        return None;
+    }
+    let nodes =
+        groups.iter().map(|(name, jobs)| group_node(&detail.run, name, jobs, now)).collect();
+    let drawing = graph::layout(&between(&groups, jobs, needs));
+    Some(Graph { drawing, nodes, grouped: true })
+}
+
+/// Jobs by the name that they have without their place in a matrix, in the order of the plan.
+fn groups(jobs: &[JobRow]) -> Vec<(&str, Vec<&JobRow>)> {
     let mut groups: Vec<(&str, Vec<&JobRow>)> = Vec::new();
     let mut at = HashMap::new();
     for job in jobs {
@@ -177,31 +198,29 @@ fn draw(detail: &RunDetail, now: Timestamp) -> Option<Graph> {
         }
         groups[place].1.push(job);
     }
-    if groups.len() > GRAPH_NODES_MAX || groups.len() < 2 {
-        return None;
-    }
-    let nodes =
-        groups.iter().map(|(name, jobs)| group_node(&detail.run, name, jobs, now)).collect();
-    let names = groups.iter().map(|group| group.0);
-    let drawing = graph::layout(&positions(names, jobs, |job| &job.group));
-    Some(Graph { drawing, nodes, grouped: true })
+    groups
 }
 
-/// For each node the positions of the nodes that it needs.
-fn positions<'a>(
-    names: impl Iterator<Item = &'a str>,
-    jobs: &'a [JobRow],
-    node_of: impl Fn(&'a JobRow) -> &'a str,
+/// For each group the positions of the groups that its jobs need.
+fn between(
+    groups: &[(&str, Vec<&JobRow>)],
+    jobs: &[JobRow],
+    needs: &[Rc<[usize]>],
 ) -> Vec<Vec<usize>> {
-    let at: HashMap<&str, usize> = names.enumerate().map(|(at, name)| (name, at)).collect();
-    let of_job: HashMap<&str, usize> =
-        jobs.iter().map(|job| (job.job.as_str(), at[node_of(job)])).collect();
-    let mut needs = vec![Vec::new(); at.len()];
-    for job in jobs {
-        let own = &mut needs[of_job[job.job.as_str()]];
-        own.extend(job.needs.iter().filter_map(|need| of_job.get(need.as_str())));
+    let at: HashMap<&str, usize> =
+        groups.iter().enumerate().map(|(at, group)| (group.0, at)).collect();
+    let group_of: Vec<usize> = jobs.iter().map(|job| at[job.group.as_str()]).collect();
+    let mut found = vec![Vec::new(); groups.len()];
+    for (job, needs) in needs.iter().enumerate() {
+        let own = &mut found[group_of[job]];
+        for &need in needs.iter() {
+            // Jobs of one group stand together, so most repetitions follow each other.
+            if own.last() != Some(&group_of[need]) {
+                own.push(group_of[need]);
+            }
+        }
     }
-    needs
+    found
 }
 
 fn job_node(run: &Run, job: &JobRow, now: Timestamp) -> Node {
@@ -273,6 +292,10 @@ mod tests {
     use super::*;
     use crate::web::sample;
 
+    fn drawn(detail: &RunDetail) -> Option<Graph> {
+        draw(detail, &timeline::needs(&detail.jobs), sample::NOW)
+    }
+
     #[test]
     fn a_run_shows_its_jobs_as_links_and_its_times() {
         let detail = sample::diamond();
@@ -299,7 +322,7 @@ mod tests {
     #[test]
     fn a_thousand_jobs_are_drawn_as_groups() {
         let detail = sample::wide(1_000);
-        let graph = draw(&detail, sample::NOW).unwrap();
+        let graph = drawn(&detail).unwrap();
         assert!(graph.grouped);
         assert_eq!(graph.nodes.len(), 10);
         let node = &graph.nodes[0];
@@ -307,6 +330,23 @@ mod tests {
         assert_eq!(node.label, "build ×100");
         let html = build(&detail, None, &[], sample::NOW).render().unwrap();
         assert_eq!(html.matches("class=\"job ").count(), 1_000);
+    }
+
+    #[test]
+    fn a_matrix_that_is_too_high_for_a_screen_is_one_node() {
+        let mut detail = sample::wide(41);
+        for (at, job) in detail.jobs.iter_mut().enumerate() {
+            (job.group, job.needs) = ("test".to_owned(), vec!["build".to_owned()]);
+            job.job = format!("test:{at}");
+        }
+        let first = &mut detail.jobs[0];
+        (first.job, first.group) = ("build".to_owned(), "build".to_owned());
+        first.needs.clear();
+        let graph = drawn(&detail).unwrap();
+        let labels: Vec<&str> = graph.nodes.iter().map(|node| node.label.as_str()).collect();
+        assert_eq!(labels, ["build", "test ×40"]);
+        detail.jobs.truncate(12);
+        assert_eq!(drawn(&detail).unwrap().nodes.len(), 12);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `/p/{project}`: the runs of a project, newest first, by branch and state.
 
 use askama::Template;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use kiln_api::user::Run;
@@ -11,6 +11,7 @@ use kiln_store::{ProjectRow, RunFilter};
 use serde::Deserialize;
 
 use super::error::PageError;
+use super::extract::{Question, Segments};
 use super::page::{self, Crumb, Frame, link};
 use super::show::{self, segment};
 use crate::state::App;
@@ -46,8 +47,8 @@ struct RunListPage<'a> {
 /// `GET /p/{project}`.
 pub async fn show(
     State(app): State<App>,
-    Path(project): Path<String>,
-    Query(asked): Query<Asked>,
+    Segments(project): Segments<String>,
+    Question(asked): Question<Asked>,
 ) -> Result<Response, PageError> {
     let project = find(&app, &project).await?;
     let state = match asked.state.as_str() {

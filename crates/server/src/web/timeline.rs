@@ -7,6 +7,7 @@
 //! `static/timeline.js` moves the bars of running jobs by the same formula.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use kiln_api::user::{JobRow, RunDetail};
 use kiln_model::JobState;
@@ -79,15 +80,30 @@ pub fn began(job: &JobRow) -> Option<Timestamp> {
     job.started_at.filter(|_| job.state == JobState::Running || job.state.is_over())
 }
 
-/// A bar for each job, in the run's order.
-pub fn bars(run: &RunDetail) -> Vec<Bar> {
+/// For each job the positions of the jobs that it needs.
+///
+/// Jobs of a matrix need the same and stand one after the other: their names are looked up once.
+/// A thousand jobs that need a hundred each would be the longest part of the page's making.
+pub fn needs(jobs: &[JobRow]) -> Vec<Rc<[usize]>> {
     let at: HashMap<&str, usize> =
-        run.jobs.iter().enumerate().map(|(at, job)| (job.job.as_str(), at)).collect();
+        jobs.iter().enumerate().map(|(at, job)| (job.job.as_str(), at)).collect();
+    let mut needs: Vec<Rc<[usize]>> = Vec::with_capacity(jobs.len());
+    for (place, job) in jobs.iter().enumerate() {
+        let found = match needs.last() {
+            Some(last) if jobs[place - 1].needs == job.needs => Rc::clone(last),
+            _ => job.needs.iter().filter_map(|need| at.get(need.as_str()).copied()).collect(),
+        };
+        needs.push(found);
+    }
+    needs
+}
+
+/// A bar for each job, in the run's order.
+pub fn bars(run: &RunDetail, needs: &[Rc<[usize]>]) -> Vec<Bar> {
     let ms = |time: Option<Timestamp>| time.map(Timestamp::as_millis);
-    let bar = |job: &JobRow| {
-        let ends = || job.needs.iter().filter_map(|need| at.get(need.as_str()));
-        let ready = match ends().all(|&need| run.jobs[need].state.is_over()) {
-            true => ends()
+    let bar = |(job, needs): (&JobRow, &Rc<[usize]>)| {
+        let ready = match needs.iter().all(|&need| run.jobs[need].state.is_over()) {
+            true => (needs.iter())
                 .filter_map(|&need| ms(run.jobs[need].finished_at))
                 .max()
                 // When a later attempt was asked for is not known here.
@@ -101,22 +117,21 @@ pub fn bars(run: &RunDetail) -> Vec<Bar> {
         let ready_ms = ready.filter(|&at| waited && started_ms.is_none_or(|start| at <= start));
         Bar { ready_ms, started_ms, finished_ms, critical: false }
     };
-    let mut bars: Vec<Bar> = run.jobs.iter().map(bar).collect();
+    let mut bars: Vec<Bar> = run.jobs.iter().zip(needs).map(bar).collect();
     if run.run.state.is_over() && run.jobs.len() > 1 {
-        critical(run, &at, &mut bars);
+        critical(needs, &mut bars);
     }
     bars
 }
 
-fn critical(run: &RunDetail, at: &HashMap<&str, usize>, bars: &mut [Bar]) {
+fn critical(needs: &[Rc<[usize]>], bars: &mut [Bar]) {
     let ran = |bar: &Bar| bar.started_ms.is_some() && bar.finished_ms.is_some();
     let mut next =
         (0..bars.len()).filter(|&job| ran(&bars[job])).max_by_key(|&job| bars[job].finished_ms);
     // Each job is marked once, so a circle of needs (which no plan has) would end too.
     while let Some(job) = next.filter(|&job| !bars[job].critical) {
         bars[job].critical = true;
-        next = (run.jobs[job].needs.iter())
-            .filter_map(|need| at.get(need.as_str()).copied())
+        next = (needs[job].iter().copied())
             .filter(|&need| ran(&bars[need]))
             .max_by_key(|&need| bars[need].finished_ms);
     }
@@ -130,7 +145,7 @@ mod tests {
     #[test]
     fn waiting_counts_from_the_last_need_and_the_critical_path_goes_through_it() {
         let run = sample::diamond();
-        let bars = bars(&run);
+        let bars = bars(&run, &needs(&run.jobs));
         let t0 = run.run.created_at.as_millis();
         let ready = |at: usize| bars[at].ready_ms.map(|ms| ms - t0);
         // build 1–21 s, lint 21.2–30 s, test 22–80 s, publish 81–90 s.
@@ -156,7 +171,7 @@ mod tests {
         let mut run = sample::diamond();
         (run.jobs[0].attempt, run.jobs[0].state) = (2, JobState::Queued);
         let old = run.jobs[1].started_at.unwrap().as_millis();
-        let bars = bars(&run);
+        let bars = bars(&run, &needs(&run.jobs));
         assert_eq!((bars[0].started_ms, bars[0].ready_ms), (None, None));
         // What is left to see begins with the second job, which no longer waits for anything.
         assert_eq!(Axis::of(&run, &bars, sample::NOW).from_ms, old);
@@ -167,7 +182,7 @@ mod tests {
         let mut run = sample::diamond();
         let job = &mut run.jobs[3];
         (job.state, job.started_at, job.finished_at) = (JobState::Skipped, None, None);
-        let bars = bars(&run);
+        let bars = bars(&run, &needs(&run.jobs));
         assert_eq!(bars[3], Bar::default());
         assert!(bars[2].critical && bars[0].critical);
     }

@@ -7,6 +7,7 @@ mod artifact;
 mod door;
 mod hook;
 mod log;
+mod page;
 mod project;
 mod push;
 mod run;

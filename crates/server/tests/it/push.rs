@@ -95,7 +95,7 @@ async fn a_wrong_manifest_is_a_failed_run_that_says_where() {
     repository.write(".kiln.yml", &"x".repeat(2 << 20));
     repository.commit("huge");
     let said = world.tell("app", &repository.push(&["main"])).await;
-    assert!(said.contains("run app#2 failed") && said.contains("bytes"), "{said}");
+    assert!(said.contains("run app#2 failed") && said.contains("too large"), "{said}");
     std::fs::write(repository.work.join(".kiln.yml"), b"\0\xff\xfe\x01").unwrap();
     repository.commit("binary");
     let said = world.tell("app", &repository.push(&["main"])).await;

@@ -2,7 +2,7 @@
 //!
 //! Always: everything that writes goes through the one writer, under `BEGIN IMMEDIATE`; other
 //! processes may use the same file at the same time and then take turns. A commit is on disk before
-//! anybody is told (`synchronous=FULL`).
+//! anybody is told (`synchronous=FULL`), unless all that it holds is to be carried by a later one.
 
 pub(crate) mod error;
 mod open;

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::StoreError;
 use crate::db::{Db, Engine};
-use crate::store::Op;
+use crate::store::{Lasts, Op};
 
 /// Most operations in one commit. Past this the disk is no longer what costs.
 const BATCH_MAX: usize = 256;
@@ -50,21 +50,48 @@ impl Drop for Writer {
 
 fn serve(db: &mut Db, asked: &Receiver<Box<dyn Op>>) {
     let mut batch = Vec::new();
+    // As it was opened.
+    let mut syncs = Lasts::Always;
     while let Ok(first) = asked.recv() {
         batch.push(first);
         batch.extend(asked.try_iter().take(BATCH_MAX - 1));
-        let outcomes = commit(db, &mut batch);
+        let lasts = match batch.iter().all(|op| op.lasts() == Lasts::UntilPowerFails) {
+            true => Lasts::UntilPowerFails,
+            false => Lasts::Always,
+        };
+        let outcomes = match make_last(db, &mut syncs, lasts) {
+            Ok(()) => commit(db, &mut batch),
+            Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+        };
         for (op, outcome) in batch.drain(..).zip(outcomes) {
             op.answer(outcome);
         }
     }
 }
 
+/// Whether the next commits wait for the disk. One that does takes those with it that did not.
+fn make_last(db: &mut Db, syncs: &mut Lasts, lasts: Lasts) -> Result<(), StoreError> {
+    if *syncs != lasts {
+        Db::finish(db.batch(match lasts {
+            Lasts::Always => "PRAGMA synchronous = FULL",
+            Lasts::UntilPowerFails => "PRAGMA synchronous = NORMAL",
+        }))?;
+        *syncs = lasts;
+    }
+    Ok(())
+}
+
 /// How each operation of the batch ended; what is `Ok` is on disk.
 fn commit(db: &mut Db, batch: &mut [Box<dyn Op>]) -> Vec<Result<(), StoreError>> {
     let mut outcomes = Vec::with_capacity(batch.len());
     let done = (|| {
-        Db::finish(db.batch("BEGIN IMMEDIATE"))?;
+        Db::finish(db.execute("BEGIN IMMEDIATE", &[]))?;
+        if let [op] = batch {
+            // One alone needs no savepoint: the transaction is its own.
+            Db::finish(op.run(db))?;
+            outcomes.push(Ok(()));
+            return Db::finish(db.execute("COMMIT", &[])).map(drop);
+        }
         for op in batch.iter_mut() {
             let outcome = in_savepoint(db, op.as_mut());
             // A full disk or an I/O error may undo the whole transaction, not only this operation.
@@ -73,7 +100,7 @@ fn commit(db: &mut Db, batch: &mut [Box<dyn Op>]) -> Vec<Result<(), StoreError>>
             }
             outcomes.push(outcome);
         }
-        Db::finish(db.batch("COMMIT"))
+        Db::finish(db.execute("COMMIT", &[])).map(drop)
     })();
     if let Err(error) = done {
         if in_transaction(db) {

@@ -6,10 +6,10 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use kiln_model::{ProjectId, ProjectName, RunId, RunNumber};
+use kiln_model::{Event, EventKind, ProjectId, ProjectName, RunId, RunNumber};
 
 use crate::db::{Db, Row, Value, to_json, values};
-use crate::store::{Order, Store};
+use crate::store::{Lasts, Order, Store};
 use crate::table::{artifact, event, job, plan, project};
 use crate::{Append, NewRun, RunFilter, RunRow, RunUpdate, StoreError};
 
@@ -92,12 +92,29 @@ impl Store {
     /// Given at once (queued in order); durable when the future resolves, and done also when
     /// nobody waits for it. Fails with `Conflict` when `append.events[0].seq` is not the run's
     /// next. Without events the rows are written whatever the run's `seq` is.
+    ///
+    /// Durable means: after the death of this process always; after a loss of power too, except for
+    /// events that nothing rests on until a later one (see [`lasts`]).
     pub fn append(
         &self,
         append: Append,
     ) -> impl Future<Output = Result<(), StoreError>> + Send + 'static + use<> {
         let order = Order::Run(append.run);
-        self.write(order, move |db| Box::pin(async move { apply(db, &append).await }))
+        self.write_lasting(lasts(&append.events), order, move |db| {
+            Box::pin(async move { apply(db, &append).await })
+        })
+    }
+}
+
+/// Nothing runs because of a lease until its `Started` is durable, and how a step goes decides
+/// nothing until its job's `Finished`: both stand behind these in the order of rows, and carry them.
+fn lasts(events: &[Event]) -> Lasts {
+    use EventKind::{Leased, StepFinished, StepStarted};
+    let waits =
+        |kind: &EventKind| matches!(kind, Leased { .. } | StepStarted { .. } | StepFinished { .. });
+    match !events.is_empty() && events.iter().all(|event| waits(&event.kind)) {
+        true => Lasts::UntilPowerFails,
+        false => Lasts::Always,
     }
 }
 

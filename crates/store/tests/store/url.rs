@@ -69,3 +69,22 @@ async fn connections_that_were_cut_are_made_again() {
     server::execute(&url, server::CUT).await;
     assert_eq!(crate::sample::run(&store, project).await.number.0, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_has_one_server() {
+    let url = server::database().await;
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let open = |at: usize| Store::open(folders[at].path(), Some(&url), true);
+    let first = open(0).await.unwrap();
+    let said = open(1).await.unwrap_err().to_string();
+    assert!(said.contains("in use by another kiln server"), "{said}");
+    // PostgreSQL ends the connection that says whose it is; its server takes the lock back.
+    server::execute(&url, server::CUT).await;
+    let locks = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'";
+    while server::query(&url, locks).await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    open(1).await.unwrap_err();
+    drop(first);
+    open(1).await.unwrap();
+}

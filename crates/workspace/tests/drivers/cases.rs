@@ -7,6 +7,7 @@ use std::pin::Pin;
 use kiln_model::layer::LayerId;
 use kiln_workspace::{Base, WorkspaceError, Workspaces};
 
+use crate::history::a_source_made_from_another_is_as_git_checks_it_out;
 use crate::lab::{Lab, shell_in};
 
 pub type Case = fn(Lab) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -47,6 +48,7 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         what_a_crash_left_is_removed,
         odd_names_are_refused,
         a_tree_that_its_owner_may_not_write_is_removed,
+        a_source_made_from_another_is_as_git_checks_it_out,
     ]
 }
 
@@ -327,10 +329,10 @@ async fn a_layer_that_is_missing_is_named(lab: Lab) {
         Err(WorkspaceError::Missing(named)) => assert_eq!(named, missing),
         other => panic!("{other:?}"),
     }
-    let base = Base::Source(LayerId::Source("t2".to_owned()));
+    let base = Base::Source { layer: LayerId::Source("t2".to_owned()), git: None };
     let refused = lab.workspaces.prepare(attempt, "place", &base, &[]).unwrap_err();
     assert_eq!(refused.to_string(), "not on this machine: the source `t2`");
-    assert_eq!(lab.workspaces.layer_path(&missing[0]), None);
+    assert_eq!(lab.workspaces.layer_paths(&missing[0]), None);
 }
 
 async fn a_second_try_begins_anew(lab: Lab) {
@@ -351,7 +353,7 @@ async fn a_second_try_begins_anew(lab: Lab) {
 }
 
 async fn a_source_is_made_once_and_whole(lab: Lab) {
-    let failed = lab.workspaces.make_source("t1", |folder| {
+    let failed = lab.workspaces.make_source("t1", |folder, _| {
         std::fs::write(folder.join("half"), "").unwrap();
         Err("the network is gone".to_owned())
     });
@@ -359,7 +361,7 @@ async fn a_source_is_made_once_and_whole(lab: Lab) {
     assert!(!lab.workspaces.has_source("t1"));
     lab.source("t1", "echo one > a");
     assert!(lab.workspaces.has_source("t1"));
-    let again = lab.workspaces.make_source("t1", |_| panic!("it is there"));
+    let again = lab.workspaces.make_source("t1", |_, _| panic!("it is there"));
     assert_eq!(again.unwrap(), LayerId::Source("t1".to_owned()));
     assert_eq!(std::fs::read_dir(lab.path("layers/sources")).unwrap().count(), 1);
 }
@@ -367,7 +369,7 @@ async fn a_source_is_made_once_and_whole(lab: Lab) {
 async fn two_makers_at_once_make_one_source(lab: Lab) {
     let barrier = std::sync::Barrier::new(2);
     let make = || {
-        lab.workspaces.make_source("t1", |folder| {
+        lab.workspaces.make_source("t1", |folder, _| {
             barrier.wait();
             std::fs::write(folder.join("a"), "one\n").map_err(|error| error.to_string())
         })
@@ -397,7 +399,7 @@ async fn what_a_crash_left_is_removed(lab: Lab) {
 async fn odd_names_are_refused(lab: Lab) {
     let base = lab.source("t1", "echo one > a");
     for name in ["", ".", "..", "a/b", "/", "../x", "a\0b", ".tmp-1-1", "a/"] {
-        let made = lab.workspaces.make_source(name, |_| panic!("it is refused before"));
+        let made = lab.workspaces.make_source(name, |_, _| panic!("it is refused before"));
         assert!(matches!(made, Err(WorkspaceError::Name(_))), "{name:?}");
         assert!(!lab.workspaces.has_source(name));
         let attempt = lab.next_attempt();

@@ -33,8 +33,8 @@ impl Lab {
 
     /// A source made by a shell script in an empty folder.
     pub fn source(&self, tree: &str, script: &str) -> Base {
-        let made = self.workspaces.make_source(tree, |folder| shell_in(folder, script));
-        Base::Source(made.expect("the source is made"))
+        let made = self.workspaces.make_source(tree, |folder, _| shell_in(folder, script));
+        Base::Source { layer: made.expect("the source is made"), git: None }
     }
 
     /// One job: what it prints, and the layer that it leaves.

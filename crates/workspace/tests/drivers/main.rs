@@ -5,6 +5,7 @@
 //! root once more as nobody, in user namespaces.
 
 mod cases;
+mod history;
 mod lab;
 
 use std::process::ExitCode;

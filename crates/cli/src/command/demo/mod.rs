@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_api::user::AddProject;
-use kiln_executor::Spawner;
+use kiln_executor::{HostExecutor, Spawner};
 use kiln_model::ProjectName;
 use kiln_server::{ServeOptions, Server, hook};
 
@@ -75,7 +75,8 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         folder: Folder::Ours,
         env: Vec::new(),
     };
-    let agent = start_agent(spawner, server.runs(), &data.server(), part).await?;
+    let agent =
+        start_agent(HostExecutor::new(spawner), server.runs(), &data.server(), part).await?;
     Note::write(&data, server.url())?;
     let done = tokio::select! {
         done = show(&args, &data, &server, out) => done,

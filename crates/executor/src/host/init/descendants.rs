@@ -25,14 +25,14 @@ impl Init {
             signal_all(Signal::TERM);
             // A stopped process hears TERM only when it goes on.
             signal_all(Signal::CONT);
-            if self.wait_for_all(now() + grace) {
+            if self.wait_for_all(now() + grace, Patience::WhileAwaited) {
                 return Ok(());
             }
         }
         let give_up_at = now() + KILL_FOR;
         while now() < give_up_at {
             signal_all(Signal::KILL);
-            if self.wait_for_all(now() + ROUND) {
+            if self.wait_for_all(now() + ROUND, Patience::ToTheEnd) {
                 return Ok(());
             }
         }
@@ -41,7 +41,7 @@ impl Init {
     }
 
     /// Whether all were gone before `until`.
-    fn wait_for_all(&mut self, until: Duration) -> bool {
+    fn wait_for_all(&mut self, until: Duration, patience: Patience) -> bool {
         loop {
             if !self.reap() {
                 return true;
@@ -49,21 +49,47 @@ impl Init {
             if now() >= until {
                 return false;
             }
-            if self.wait_for_children(until) {
+            let stirred = self.wait_for_children(until, patience);
+            if stirred.output {
                 self.take_output();
+            }
+            if stirred.owner_gone {
+                return false;
             }
         }
     }
 
-    /// Sleeps until a child has changed, there is output, or it is `until`. Says if there is output.
-    fn wait_for_children(&self, until: Duration) -> bool {
+    /// Sleeps until a child has changed, there is output, it is `until`, or nobody waits any more.
+    fn wait_for_children(&self, until: Duration, patience: Patience) -> Stirred {
         use rustix::event::{PollFd, PollFlags, poll};
         let timeout = super::timespec(until.saturating_sub(now()));
-        let mut fds =
-            [PollFd::new(&self.output.0, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+        let mut fds = vec![
+            PollFd::new(&self.output.0, PollFlags::IN),
+            PollFd::new(&self.signals, PollFlags::IN),
+        ];
+        // Where a new owner may come, the old one's end changes nothing.
+        if let (Some(control), None, Patience::WhileAwaited) = (&self.control, &self.door, patience)
+        {
+            fds.push(PollFd::new(control, PollFlags::RDHUP));
+        }
         let _ = poll(&mut fds, Some(&timeout));
-        !fds[0].revents().is_empty()
+        let stirred = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        Stirred { output: stirred(0), owner_gone: stirred(2) }
     }
+}
+
+/// How long a wait may go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// As long as the owner is there. A grace that nobody waits for helps nobody: the owner was
+    /// killed, or its person has pressed Ctrl-C twice.
+    WhileAwaited,
+    ToTheEnd,
+}
+
+struct Stirred {
+    output: bool,
+    owner_gone: bool,
 }
 
 fn signal_all(signal: Signal) {

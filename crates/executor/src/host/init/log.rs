@@ -32,6 +32,8 @@ pub(super) struct Log {
     masked: Vec<u8>,
     state: LogState,
     file: Option<File>,
+    /// Length of the log when the disk was last looked at.
+    look_at_room_at: u64,
     index: Index,
 }
 
@@ -44,16 +46,30 @@ enum LogState {
 
 impl Log {
     pub(super) fn new(spec: &Opening) -> Self {
+        Self::with(spec, vec![0; BUFFER_BYTES])
+    }
+
+    fn with(spec: &Opening, buffer: Vec<u8>) -> Self {
         Self {
             path: spec.log.clone(),
             n_bytes_max: spec.log_bytes_max,
             masker: Masker::new(spec.masked.iter().map(String::as_str)),
-            buffer: vec![0; BUFFER_BYTES],
+            buffer,
             masked: Vec::new(),
             state: LogState::Open,
             file: None,
+            look_at_room_at: 0,
             index: Index::default(),
         }
+    }
+
+    /// The log of another job. A buffer of the usual size is all that stays.
+    pub(super) fn renew(&mut self, spec: &Opening) {
+        let buffer = std::mem::take(&mut self.buffer);
+        *self = match buffer.len() {
+            BUFFER_BYTES => Self::with(spec, buffer),
+            _ => Self::new(spec),
+        };
     }
 
     pub(super) fn n_bytes(&self) -> u64 {
@@ -149,7 +165,11 @@ impl Log {
             }
         };
         let at_ms = SystemClock.now().as_millis();
+        let room = room_for(&file, &mut self.look_at_room_at, self.index.n_bytes);
         let result = loop {
+            if room.is_err() {
+                break room;
+            }
             if bytes.is_empty() {
                 break Ok(());
             }
@@ -171,6 +191,25 @@ impl Log {
 
     fn broken(&self, cause: &io::Error) -> StepError {
         StepError::Log { path: self.path.display().to_string(), cause: words(cause) }
+    }
+}
+
+/// The last of a disk is not for logs: with it, whoever keeps the results can still say why the job
+/// failed. Large enough for the journal of some thousand events.
+const DISK_RESERVE_BYTES: u64 = 8 << 20;
+/// How much is written between two looks at the disk.
+const LOOK_EVERY_BYTES: u64 = 1 << 20;
+
+/// An error when the log has grown and the disk is down to its reserve.
+fn room_for(log: &File, look_at: &mut u64, n_bytes: u64) -> io::Result<()> {
+    if n_bytes < *look_at + LOOK_EVERY_BYTES {
+        return Ok(());
+    }
+    *look_at = n_bytes;
+    let disk = rustix::fs::fstatvfs(log)?;
+    match disk.f_bavail.saturating_mul(disk.f_frsize) < DISK_RESERVE_BYTES {
+        true => Err(rustix::io::Errno::NOSPC.into()),
+        false => Ok(()),
     }
 }
 

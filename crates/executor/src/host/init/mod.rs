@@ -12,6 +12,10 @@
 //!   everything is killed, the log synced, the workspace unmounted; the process ends
 //! ```
 //!
+//! After `Rest` everything is killed too, but the mount stays and the process waits, as long as its
+//! owner lives, for another job that starts on the same layers. Only a mount table that nobody has
+//! touched is handed on.
+//!
 //! Always: one pipe for all steps, of which init itself holds the writing end, so that a process
 //! left in the background neither ends nor blocks the reading; a step's result is told only when all
 //! that it wrote before its end is in the log.
@@ -45,6 +49,10 @@ use crate::StepError;
 /// How long everything has to go at the end of a session, at most: nobody waits for its result.
 const CLOSE_GRACE_MAX: Duration = Duration::from_secs(2);
 
+/// How long a session in which nothing has run waits for a new owner. Its loss costs no work, and a
+/// session that was just being made when its owner died may be one that no new owner looks for.
+const UNBEGUN_FOR: Duration = Duration::from_secs(10);
+
 /// How long killed processes may take to vanish. Only a process that hangs in the kernel (a dead
 /// network file system) or that may not be killed (set-uid) takes longer.
 const KILL_FOR: Duration = Duration::from_secs(10);
@@ -69,6 +77,10 @@ struct Init {
     done: Vec<StepDone>,
     /// When an orphan's time is up.
     orphan_until: Option<Duration>,
+    /// The mount table of its own namespace, to be asked whether it has changed.
+    mounts: Option<OwnedFd>,
+    /// Between two jobs.
+    resting: bool,
 }
 
 struct Running {
@@ -205,7 +217,7 @@ impl Init {
             fds.push(PollFd::new(control, PollFlags::IN));
             fds.len() - 1
         });
-        let door_at = self.door.as_ref().map(|door| {
+        let door_at = self.door.as_ref().filter(|_| !self.resting).map(|door| {
             fds.push(PollFd::new(door, PollFlags::IN));
             fds.len() - 1
         });
@@ -299,6 +311,8 @@ impl Init {
                 self.tell(&Tell::Closed(closed));
                 return Flow::End;
             }
+            Ask::Rest => return self.rest(),
+            Ask::Open(spec) if self.resting => return self.renew(*spec),
             // Only ever a first word.
             Ask::Open(_) | Ask::Probe { .. } => return self.lose_owner(),
         }
@@ -309,8 +323,7 @@ impl Init {
         self.control = None;
         self.inbox = Inbox::default();
         self.announced.unheard = false;
-        // Nothing is lost when no step has begun yet.
-        if self.door.is_none() || (self.running.is_none() && self.done.is_empty()) {
+        if self.door.is_none() || self.resting {
             self.spec.grace = Duration::ZERO;
             let _ = self.close();
             return Flow::End;
@@ -319,6 +332,7 @@ impl Init {
         let patience = match self.running {
             // A step without a timeout of its own must still end some day.
             Some(_) => limit::JOB_TIMEOUT,
+            None if self.done.is_empty() => self.spec.orphan_for.min(UNBEGUN_FOR),
             None => self.spec.orphan_for,
         };
         self.orphan_until = Some(now() + patience);
@@ -378,14 +392,39 @@ impl Init {
 
     /// Kills everything, syncs the log, unmounts.
     fn close(&mut self) -> Result<(), StepError> {
+        let ended = self.end_job();
+        let left = self.leave();
+        ended.and(left)
+    }
+
+    /// As [`Init::close`], or, when its place is as it was at the start, waits for another job.
+    fn rest(&mut self) -> Flow {
+        let ended = self.end_job();
+        if ended.is_ok() && self.mounts.as_ref().is_some_and(is_unchanged) {
+            self.done.clear();
+            self.resting = true;
+            self.tell(&Tell::Resting);
+            return Flow::GoOn;
+        }
+        let left = self.leave();
+        self.tell(&Tell::Closed(ended.and(left)));
+        Flow::End
+    }
+
+    /// No process of the job is left, and its log is whole.
+    fn end_job(&mut self) -> Result<(), StepError> {
         let killed = self.quell(self.spec.grace.min(CLOSE_GRACE_MAX));
         self.running = None;
         self.drain();
         // What was lost after the last step has had no other occasion to be told.
         let synced = self.log.sync().and(self.log.trouble().cloned().map_or(Ok(()), Err));
+        killed.and(synced)
+    }
+
+    fn leave(&self) -> Result<(), StepError> {
         let unmounted = self.unmount();
         attach::remove_traces(&self.spec.attempt_dir);
-        killed.and(synced).and(unmounted)
+        unmounted
     }
 
     fn unmount(&self) -> Result<(), StepError> {
@@ -395,6 +434,12 @@ impl Init {
             StepError::Close(format!("cannot unmount `{}`: {why}", mount.at.display()))
         })
     }
+}
+
+/// Whether the mount table is what it was when it was opened. The kernel says so to whoever polls it.
+fn is_unchanged(mounts: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(mounts, PollFlags::PRI)];
+    rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n_changed| n_changed == 0)
 }
 
 struct Ready {

@@ -1,16 +1,17 @@
 //! Making a session: namespaces, workspace, pipe, door.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use kiln_stdx::overlay;
+use kiln_stdx::overlay::{self, Mount};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::pipe::PipeFlags;
 
 use super::log::Log;
-use super::{Announced, Inbox, Init, Opening, attach, sys};
+use super::{Announced, Flow, Inbox, Init, Opening, Tell, attach, sys};
 use crate::contract::words;
 use crate::host::wire::Refusal;
 
@@ -36,12 +37,7 @@ impl Init {
             .map_err(|cause| Failed::because("cannot receive signals", &cause))?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|cause| Failed::because("cannot open `/dev/null`", &cause.into()))?;
-        let output = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-            .map_err(|cause| Failed::because("cannot make a pipe", &cause.into()))?;
-        // Only the end that is init's own: the flag belongs to the open file, and a step that finds
-        // its standard output non-blocking fails in odd ways.
-        rustix::io::ioctl_fionbio(&output.0, true)
-            .map_err(|cause| Failed::because("cannot make a pipe", &cause.into()))?;
+        let output = make_pipe().map_err(|cause| Failed::because("cannot make a pipe", &cause))?;
         if !spec.attempt_dir.is_dir() {
             kiln_stdx::fs::create_private_dir(&spec.attempt_dir)
                 .map_err(|error| Failed(Refusal::Other(with_cause(&error))))?;
@@ -61,6 +57,8 @@ impl Init {
         super::open_folder(&spec.directory).map_err(|cause| {
             Failed::because(&format!("cannot open `{}`", spec.directory.display()), &cause)
         })?;
+        // Without a mount of its own there is nothing that would be worth keeping.
+        let mounts = spec.mount.as_ref().and_then(|_| open_mounts().ok());
         let log = Log::new(&spec);
         Ok(Self {
             spec,
@@ -75,8 +73,49 @@ impl Init {
             running: None,
             done: Vec::new(),
             orphan_until: None,
+            mounts,
+            resting: false,
         })
     }
+
+    /// Another job in the place of one that left it as it had found it.
+    pub(super) fn renew(&mut self, spec: Opening) -> Flow {
+        let place = |mount: &Mount| (mount.lowers.clone(), mount.at.clone(), mount.user);
+        if spec.mount.as_ref().map(place) != self.spec.mount.as_ref().map(place) {
+            return self.lose_owner();
+        }
+        // A pipe of its own: the old one's flags and size were the old job's to change.
+        let output = match make_pipe() {
+            Ok(output) => output,
+            Err(cause) => {
+                let Failed(refusal) = Failed::because("cannot make a pipe", &cause);
+                self.tell(&Tell::Refused(refusal));
+                return self.lose_owner();
+            }
+        };
+        sys::set_process_name(c"kiln-init", &format!("kiln-init {}", spec.attempt));
+        self.output = output;
+        self.log.renew(&spec);
+        self.announced = Announced::default();
+        self.spec = spec;
+        self.resting = false;
+        self.tell(&Tell::Opened);
+        Flow::GoOn
+    }
+}
+
+/// Reading end, writing end.
+fn make_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let output = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // Only the end that is init's own: the flag belongs to the open file, and a step that finds its
+    // standard output non-blocking fails in odd ways.
+    rustix::io::ioctl_fionbio(&output.0, true)?;
+    Ok(output)
+}
+
+fn open_mounts() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open("/proc/self/mounts", flags, Mode::empty())?)
 }
 
 /// Where a new owner will come in. There from the beginning, so that one that comes at once after

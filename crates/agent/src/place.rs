@@ -1,0 +1,187 @@
+//! Where a job runs: a session on a workspace of its own.
+//!
+//! A job that left its workspace as it had found it leaves a *spare*: the mount and the process that
+//! holds it, without anything of the job, for the next job of the same run on the same layers.
+//! Making these costs more than many a job. A spare is young: what its mount remembers of a working
+//! tree that somebody is editing must not be older than eyes can tell.
+//!
+//! Always: a spare is in nobody's hands, and when it is not taken it is closed and its folder
+//! removed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kiln_api::agent::{Assignment, JobSource};
+use kiln_executor::{Executor, OpenError, Session, SessionSpec};
+use kiln_model::layer::LayerId;
+use kiln_model::{AttemptId, RunId};
+use kiln_workspace::{Prepared, Untouched};
+
+use crate::agent::{Shared, report};
+use crate::environment;
+use crate::job::{OUTPUT_FILE, prepare};
+
+/// How long after it was made a place may be given to another job.
+const FRESH_FOR: Duration = Duration::from_millis(250);
+
+/// A workspace with its session, and what it was before the job.
+pub(crate) struct Place {
+    prepared: Prepared,
+    untouched: Untouched,
+    made_at: Duration,
+}
+
+pub(crate) struct Spare<T> {
+    session: T,
+    place: Place,
+    /// Whose folder it is in.
+    attempt: AttemptId,
+    layers: Vec<LayerId>,
+}
+
+/// The spares of one agent, the youngest last.
+pub(crate) struct Spares<T>(Mutex<Vec<Spare<T>>>);
+
+impl<T> Default for Spares<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Session> Spares<T> {
+    fn take(&self, run: RunId, layers: &[LayerId], now: Duration) -> Option<Spare<T>> {
+        let mut spares = self.lock();
+        let fits = |spare: &Spare<T>| {
+            spare.attempt.run == run && spare.layers == layers && spare.place.is_fresh(now)
+        };
+        let at = spares.iter().rposition(fits)?;
+        Some(spares.remove(at))
+    }
+
+    /// When the first of them is too old.
+    pub fn expire_at(&self) -> Option<Duration> {
+        self.lock().iter().map(|spare| spare.place.made_at + FRESH_FOR).min()
+    }
+
+    /// Those that are too old at `now`.
+    pub fn expired(&self, now: Duration) -> Vec<Spare<T>> {
+        self.lock().extract_if(.., |spare| !spare.place.is_fresh(now)).collect()
+    }
+
+    pub fn all(&self) -> Vec<Spare<T>> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Spare<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    fn is_fresh(&self, now: Duration) -> bool {
+        now < self.made_at + FRESH_FOR
+    }
+}
+
+/// A place that is on its way to a job.
+pub(crate) enum Ready<T> {
+    New(Prepared),
+    Again(Spare<T>, Prepared),
+}
+
+/// Everything before the session.
+pub(crate) async fn ready<S: JobSource, E: Executor>(
+    shared: &Arc<Shared<S, E>>,
+    assignment: &Assignment,
+) -> Result<Ready<E::Session>, String> {
+    let to = assignment.lease.attempt;
+    let now = shared.options.clock.monotonic();
+    if let Some(spare) = shared.spares.take(to.run, &assignment.layers, now) {
+        let workspaces = &shared.options.workspaces;
+        match workspaces.hand_on(spare.attempt, to, &spare.place.prepared) {
+            Ok(prepared) => return Ok(Ready::Again(spare, prepared)),
+            // What is wrong is told by the other way, if it is still wrong there.
+            Err(_) => close(shared, spare).await,
+        }
+    }
+    prepare(shared, assignment).await.map(Ready::New)
+}
+
+/// The session of a job, and what must be known of its place to use it again.
+pub(crate) async fn open<S: JobSource, E: Executor>(
+    shared: &Arc<Shared<S, E>>,
+    assignment: &Assignment,
+    ready: Ready<E::Session>,
+) -> Result<(E::Session, Option<Place>), OpenError> {
+    let prepared = match ready {
+        Ready::New(prepared) => prepared,
+        Ready::Again(Spare { mut session, place, .. }, prepared) => {
+            match session.renew(spec(shared, assignment, &prepared)).await {
+                Ok(()) => return Ok((session, Some(Place { prepared, ..place }))),
+                Err(_) => {
+                    let _ = session.close().await;
+                    prepare(shared, assignment).await.map_err(OpenError::Other)?
+                }
+            }
+        }
+    };
+    let made_at = shared.options.clock.monotonic();
+    let session = shared.executor.open(spec(shared, assignment, &prepared)).await?;
+    let untouched = shared.options.workspaces.untouched(assignment.lease.attempt);
+    Ok((session, untouched.map(|untouched| Place { prepared, untouched, made_at })))
+}
+
+/// Whether the job has left its place as it was, in which case that is spare now.
+pub(crate) async fn keep<S: JobSource, E: Executor>(
+    shared: &Shared<S, E>,
+    assignment: &Assignment,
+    mut session: E::Session,
+    place: Option<Place>,
+) -> Result<(), E::Session> {
+    let attempt = assignment.lease.attempt;
+    let clock = &shared.options.clock;
+    let Some(place) = place.filter(|place| place.is_fresh(clock.monotonic())) else {
+        return Err(session);
+    };
+    let untouched = || shared.options.workspaces.is_untouched(attempt, &place.untouched);
+    // Asked again when nobody is left who could write.
+    if !(untouched() && session.rest().await == Ok(true) && untouched()) {
+        return Err(session);
+    }
+    let layers = assignment.layers.clone();
+    shared.spares.lock().push(Spare { session, place, attempt, layers });
+    Ok(())
+}
+
+/// Ends a spare and removes its folder.
+pub(crate) async fn close<S, E: Executor>(shared: &Shared<S, E>, spare: Spare<E::Session>) {
+    let Spare { mut session, attempt, .. } = spare;
+    // It has no job whose result could change.
+    let _ = session.close().await;
+    if let Err(error) = shared.options.workspaces.discard(attempt) {
+        report(&format!("cannot remove the files of {attempt}: {error}"));
+    }
+}
+
+fn spec<S, E: Executor>(
+    shared: &Shared<S, E>,
+    assignment: &Assignment,
+    prepared: &Prepared,
+) -> SessionSpec {
+    let options = &shared.options;
+    let attempt = assignment.lease.attempt;
+    let attempt_dir = options.workspaces.attempt_dir(attempt);
+    let output = attempt_dir.join(OUTPUT_FILE);
+    SessionSpec {
+        attempt,
+        attempt_dir,
+        mount: prepared.mount.clone(),
+        directory: prepared.directory.clone(),
+        env: environment::of(assignment, &options.machine_env, &prepared.directory, &output),
+        masked: assignment.secrets.values().cloned().collect(),
+        log: assignment.log.clone(),
+        log_bytes_max: options.log_bytes_max,
+        grace: options.grace,
+        orphan_for: options.orphan_for,
+    }
+}

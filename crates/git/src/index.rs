@@ -1,0 +1,224 @@
+//! git's index: which files were checked out, and how they looked then.
+//!
+//! `git status` trusts a file that still looks as its index says, and reads every other one. Without
+//! an index all files of a workspace would be deleted in git's eyes. Written in version 2, which
+//! every git and every library reads:
+//!
+//! ```text
+//! DIRC version n_entries │ looks[40] id[20|32] flags[2] name 0…, up to a multiple of 8 │ … │ digest
+//! ```
+
+use std::fs::{self, Metadata};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use kiln_stdx::fs::Named;
+use sha2::Digest;
+
+use crate::error::GitError;
+use crate::sha1;
+use crate::tree::Kind;
+
+/// One file of an index. A submodule that was not fetched has no looks.
+pub(crate) struct Line<'a> {
+    pub path: &'a Path,
+    pub kind: Kind,
+    pub id: &'a str,
+    pub looks: Option<Metadata>,
+}
+
+/// Longest name whose length fits beside the flags; of a longer one git looks for the end.
+const NAME_BYTES_MAX: usize = 0xfff;
+
+pub(crate) fn write(at: &Path, mut lines: Vec<Line<'_>>) -> Result<(), GitError> {
+    lines.sort_unstable_by_key(|line| line.path.as_os_str().as_bytes());
+    let mut bytes = head(lines.len());
+    let id_bytes = lines.first().map_or(20, |line| line.id.len() / 2);
+    for line in &lines {
+        entry(line, &mut bytes);
+    }
+    finish(at, bytes, id_bytes)
+}
+
+const HEAD_BYTES: usize = 12;
+
+const LOOKS_BYTES: usize = 40;
+
+fn head(n_entries: usize) -> Vec<u8> {
+    let mut bytes = b"DIRC".to_vec();
+    bytes.extend(2_u32.to_be_bytes());
+    bytes.extend(short(n_entries as u64).to_be_bytes());
+    bytes
+}
+
+fn finish(at: &Path, mut bytes: Vec<u8>, id_bytes: usize) -> Result<(), GitError> {
+    match id_bytes {
+        32 => bytes.extend(sha2::Sha256::digest(&bytes)),
+        _ => bytes.extend(sha1::of(&bytes)),
+    }
+    Ok(fs::write(at, bytes).named("write", at)?)
+}
+
+fn entry(line: &Line<'_>, bytes: &mut Vec<u8>) {
+    let from = bytes.len();
+    let mode = match line.kind {
+        Kind::Executable => 0o100_755,
+        Kind::Symlink => 0o120_000,
+        Kind::Submodule => 0o160_000,
+        Kind::File | Kind::Tree => 0o100_644,
+    };
+    let looks = match &line.looks {
+        None => [0, 0, 0, 0, 0, 0, mode, 0, 0, 0],
+        Some(meta) => [
+            wrapped(meta.ctime()),
+            wrapped(meta.ctime_nsec()),
+            wrapped(meta.mtime()),
+            wrapped(meta.mtime_nsec()),
+            short(meta.dev()),
+            short(meta.ino()),
+            mode,
+            meta.uid(),
+            meta.gid(),
+            short(meta.size()),
+        ],
+    };
+    looks.iter().for_each(|number| bytes.extend(number.to_be_bytes()));
+    let digits = line.id.as_bytes().as_chunks::<2>().0;
+    let digit = |c: u8| char::from(c).to_digit(16).unwrap_or_default() as u8;
+    bytes.extend(digits.iter().map(|[high, low]| digit(*high) << 4 | digit(*low)));
+    let name = line.path.as_os_str().as_bytes();
+    bytes.extend((name.len().min(NAME_BYTES_MAX) as u16).to_be_bytes());
+    bytes.extend(name);
+    // One to eight zeroes, up to a multiple of eight.
+    let n_bytes = (bytes.len() - from + 8) / 8 * 8;
+    bytes.resize(from + n_bytes, 0);
+}
+
+/// As git does: the lower half.
+fn short(number: u64) -> u32 {
+    (number & u64::from(u32::MAX)) as u32
+}
+
+fn wrapped(number: i64) -> u32 {
+    short(number.cast_unsigned())
+}
+
+/// An index that was read.
+pub(crate) struct Index<'a> {
+    bytes: &'a [u8],
+    id_bytes: usize,
+    /// Where each entry begins, and where the last ends.
+    starts: Vec<usize>,
+}
+
+impl<'a> Index<'a> {
+    /// `None` for one of another version, and for a damaged one.
+    pub fn parse(bytes: &'a [u8], id_bytes: usize) -> Option<Self> {
+        let number = |at: usize| bytes.get(at..)?.first_chunk().map(|n| u32::from_be_bytes(*n));
+        if !bytes.starts_with(b"DIRC") || number(4)? != 2 {
+            return None;
+        }
+        let n_entries = usize::try_from(number(8)?).ok()?;
+        let before_name = LOOKS_BYTES + id_bytes + 2;
+        // An entry has no less than 64 bytes: the number is no reason to take more memory than that.
+        let mut starts = Vec::with_capacity(n_entries.min(bytes.len() / 64) + 1);
+        let mut at = HEAD_BYTES;
+        for _ in 0..n_entries {
+            starts.push(at);
+            let name = bytes.get(at + before_name..)?;
+            let [high, low] = *bytes[at + before_name - 2..].first_chunk()?;
+            let flags = usize::from(u16::from_be_bytes([high, low]));
+            let n_bytes = match flags & NAME_BYTES_MAX {
+                NAME_BYTES_MAX => name.iter().position(|byte| *byte == 0)?,
+                n_bytes => n_bytes,
+            };
+            at += (before_name + n_bytes + 8) / 8 * 8;
+        }
+        starts.push(at);
+        (at + id_bytes <= bytes.len()).then_some(Self { bytes, id_bytes, starts })
+    }
+
+    pub fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    fn path(&self, entry: usize) -> &'a [u8] {
+        let from = self.starts[entry] + LOOKS_BYTES + self.id_bytes + 2;
+        let padded = &self.bytes[from..self.starts[entry + 1]];
+        &padded[..padded.iter().position(|byte| *byte == 0).unwrap_or(padded.len())]
+    }
+
+    /// The ids of all files with this name, in whichever folder.
+    pub fn ids_of(&self, name: &str) -> Vec<String> {
+        let named = |entry: &usize| {
+            let path = self.path(*entry);
+            path.strip_suffix(name.as_bytes())
+                .is_some_and(|above| matches!(above.last(), None | Some(b'/')))
+        };
+        let id = |entry: usize| {
+            let from = self.starts[entry] + LOOKS_BYTES;
+            self.bytes[from..from + self.id_bytes].iter().map(|b| format!("{b:02x}")).collect()
+        };
+        (0..self.len()).filter(named).map(id).collect()
+    }
+
+    /// Entries from the first that is not before `path`.
+    fn position(&self, path: &[u8]) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.path(middle) < path {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        low
+    }
+
+    /// The entry of a file, and those of everything in a folder of that name: two places, since
+    /// `a-b` lies between `a` and `a/b`.
+    fn entries_of(&self, path: &Path) -> [Range<usize>; 2] {
+        let path = path.as_os_str().as_bytes();
+        let file = self.position(path);
+        let is_there = file < self.len() && self.path(file) == path;
+        let folder = self.position(&[path, b"/"].concat());
+        // `0` is the character after the slash.
+        let end = self.position(&[path, b"0"].concat());
+        [file..file + usize::from(is_there), folder..end]
+    }
+
+    /// The same index without the entries of `replaced`, and with those of `lines`.
+    pub fn write_changed(
+        &self,
+        at: &Path,
+        replaced: &[PathBuf],
+        mut lines: Vec<Line<'_>>,
+    ) -> Result<(), GitError> {
+        lines.sort_unstable_by_key(|line| line.path.as_os_str().as_bytes());
+        let cuts = replaced.iter().flat_map(|path| self.entries_of(path));
+        let mut edits: Vec<(Range<usize>, Option<&Line<'_>>)> =
+            cuts.filter(|entries| !entries.is_empty()).map(|entries| (entries, None)).collect();
+        let n_cut: usize = edits.iter().map(|(entries, _)| entries.len()).sum();
+        for line in &lines {
+            let before = self.position(line.path.as_os_str().as_bytes());
+            edits.push((before..before, Some(line)));
+        }
+        // Stable: lines for one place stay in order, and come before what is cut there.
+        edits.sort_by_key(|(entries, line)| (entries.start, line.is_none()));
+        let mut bytes = head(self.len() - n_cut + lines.len());
+        bytes.reserve(self.bytes.len() + lines.len() * 100);
+        let mut kept_to = 0;
+        for (entries, line) in edits {
+            let keep = self.starts[kept_to]..self.starts[entries.start.max(kept_to)];
+            bytes.extend(&self.bytes[keep]);
+            kept_to = kept_to.max(entries.end);
+            if let Some(line) = line {
+                entry(line, &mut bytes);
+            }
+        }
+        bytes.extend(&self.bytes[self.starts[kept_to]..self.starts[self.len()]]);
+        finish(at, bytes, self.id_bytes)
+    }
+}

@@ -1,0 +1,89 @@
+//! A workspace that a job left as it had found it, for the next job on the same layers.
+//!
+//! Making a workspace and taking it away costs more than many a job: the kernel alone makes and
+//! removes half a dozen files for each mount. One that nothing was written to is as good as new.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use kiln_model::AttemptId;
+use kiln_stdx::fs::{FsError, Named};
+use kiln_stdx::overlay::Mount;
+
+use crate::workspaces::{UPPER, WORK};
+use crate::{Prepared, WorkspaceError, Workspaces, tree};
+
+/// How an attempt's folder looked before its job.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Untouched {
+    /// What lies in the attempt's own folder.
+    names: Vec<OsString>,
+    upper: Looks,
+}
+
+/// The attributes of an upper folder. Its times change with whatever happens in it, and what is
+/// written anywhere in the workspace begins with an entry in it.
+#[derive(Debug, PartialEq, Eq)]
+struct Looks {
+    mode: u32,
+    owner: (u32, u32),
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Workspaces {
+    /// What to compare with after the job; `None` when nothing can be told, which is so for copies.
+    /// To be asked when the session is open.
+    pub fn untouched(&self, attempt: AttemptId) -> Option<Untouched> {
+        look(&self.attempt_dir(attempt)).ok()?
+    }
+
+    /// Whether the job has written nothing at all: no file, no output, no attribute. To be asked when
+    /// its processes are gone.
+    pub fn is_untouched(&self, attempt: AttemptId, before: &Untouched) -> bool {
+        self.untouched(attempt).is_some_and(|now| now == *before)
+    }
+
+    /// Gives an untouched workspace, still mounted, to another attempt. `prepared` is what it was
+    /// made as.
+    pub fn hand_on(
+        &self,
+        from: AttemptId,
+        to: AttemptId,
+        prepared: &Prepared,
+    ) -> Result<Prepared, WorkspaceError> {
+        // What the attempt had before is gone, as when it is prepared.
+        self.discard(to)?;
+        let dir = self.attempt_dir(to);
+        fs::rename(self.attempt_dir(from), &dir).named("create", &dir)?;
+        let mount = prepared.mount.as_ref().map(|mount| Mount {
+            upper: dir.join(UPPER),
+            work: dir.join(WORK),
+            ..mount.clone()
+        });
+        Ok(Prepared { mount, directory: prepared.directory.clone() })
+    }
+}
+
+fn look(dir: &Path) -> Result<Option<Untouched>, FsError> {
+    let upper = dir.join(UPPER);
+    let Ok(meta) = fs::symlink_metadata(&upper) else { return Ok(None) };
+    // Also by looking: clocks of older kernels do not tell two changes within one tick apart.
+    if !tree::is_empty(&upper)? {
+        return Ok(None);
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).named("list", dir)? {
+        names.push(entry.named("list", dir)?.file_name());
+    }
+    names.sort_unstable();
+    let upper = Looks {
+        mode: meta.mode(),
+        owner: (meta.uid(), meta.gid()),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        changed: (meta.ctime(), meta.ctime_nsec()),
+    };
+    Ok(Some(Untouched { names, upper }))
+}
