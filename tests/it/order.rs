@@ -124,7 +124,7 @@ fn a_link_out_of_the_workspace_is_not_kept() {
 #[test]
 fn git_works_in_the_workspace() {
     let site = Site::with(
-        "jobs: { a: { steps: [git describe --tags, 'git log --format=%s', git status --short] } }\n",
+        "on: { push: {} }\njobs: { a: { steps: [git describe --tags, 'git log --format=%s', git status --short] } }\n",
     );
     site.tree.commit("first");
     site.tree.git(["tag", "v1.0"]).success();

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::base::Bases;
 use crate::lease::Leases;
 use crate::place::{self, Spare, Spares};
+use crate::slot::Slots;
 use crate::trouble::{Lasting, Tries};
 use crate::{job, leftover};
 
@@ -132,11 +133,12 @@ async fn work<S: JobSource, E: Executor>(
     n_slots: usize,
     mut stop: watch::Receiver<Phase>,
 ) {
+    let slots = Slots::new(n_slots);
     let mut jobs = JoinSet::new();
     let held = resume(&shared, &stop).await;
     let attempts = held.iter().map(|held| held.lease.attempt).collect();
     for held in held {
-        jobs.spawn(job::resume(shared.clone(), held, stop.clone()));
+        jobs.spawn(job::resume(shared.clone(), held, slots.busy(), stop.clone()));
     }
     // Before the first new job: it may be another lease of an attempt whose remains lie here.
     if shared.options.workspaces_are_ours && *stop.borrow() == Phase::Run {
@@ -147,9 +149,12 @@ async fn work<S: JobSource, E: Executor>(
     let mut tries = shared.tries();
     let mut closing = JoinSet::new();
     loop {
-        if take.is_none() && jobs.len() < n_slots {
-            let shared = shared.clone();
-            take = Some(Box::pin(async move { shared.source.take(&shared.options.info).await }));
+        if take.is_none() {
+            let (shared, slots) = (shared.clone(), slots.clone());
+            take = Some(Box::pin(async move {
+                slots.free().await;
+                shared.source.take(&shared.options.info).await
+            }));
         }
         let taken = tokio::select! {
             biased;
@@ -168,7 +173,7 @@ async fn work<S: JobSource, E: Executor>(
             Ok(assignment) => {
                 tries.succeeded();
                 shared.leases.insert(assignment.lease);
-                jobs.spawn(job::run(shared.clone(), assignment, stop.clone()));
+                jobs.spawn(job::run(shared.clone(), assignment, slots.busy(), stop.clone()));
             }
             Err(error) => {
                 tries.failed("cannot take a job", &error.to_string());

@@ -23,16 +23,20 @@ use tokio::sync::watch;
 
 use crate::agent::{Phase, Shared, report};
 use crate::place::{self, Place};
+use crate::slot::Busy;
 use crate::{output, step};
 
 /// Runs an assignment to its end and tells the source.
 pub(crate) async fn run<S: JobSource, E: Executor>(
     shared: Arc<Shared<S, E>>,
     assignment: Assignment,
+    busy: Busy,
     stop: watch::Receiver<Phase>,
 ) {
     let lease = assignment.lease;
     let ended = drive(&shared, &assignment, stop).await;
+    // The next job need not wait until this one's result is on disk.
+    drop(busy);
     settle(&shared, lease, ended).await;
 }
 
@@ -40,6 +44,7 @@ pub(crate) async fn run<S: JobSource, E: Executor>(
 pub(crate) async fn resume<S: JobSource, E: Executor>(
     shared: Arc<Shared<S, E>>,
     assignment: Assignment,
+    busy: Busy,
     stop: watch::Receiver<Phase>,
 ) {
     let lease = assignment.lease;
@@ -50,6 +55,7 @@ pub(crate) async fn resume<S: JobSource, E: Executor>(
             let (session, place) = (found.session, None);
             let attempt = Attempt { shared: &shared, assignment: &assignment, session, place };
             let ended = attempt.run(before, stop).await;
+            drop(busy);
             settle(&shared, lease, ended).await;
         }
         found => {

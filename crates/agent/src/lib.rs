@@ -7,6 +7,7 @@
 
 pub mod agent;
 mod leftover;
+mod slot;
 mod lease;
 mod job;
 mod trouble;

@@ -17,4 +17,3 @@ pub mod queue;
 pub mod explain;
 #[cfg(test)]
 mod tests;
-

@@ -116,6 +116,7 @@ pub enum Run {
 
 #[derive(Debug)]
 pub struct Lock {
+    pub span: Range<usize>,
     pub any: Vec<Text>,
     pub limit: u32,
 }

@@ -72,12 +72,15 @@ pub(crate) enum Order {
 }
 
 /// What an operation must outlive, by itself, before it is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lasts {
+    /// The death of this process; a loss of power, from the next commit on that lasts always. Nobody
+    /// waits for it, so it may also wait a moment for company.
+    Unhurried,
+    /// As that, at once.
+    UntilPowerFails,
     /// A loss of power.
     Always,
-    /// The death of this process. A loss of power, from the next commit on that lasts always.
-    UntilPowerFails,
 }
 
 impl Store {

@@ -136,7 +136,8 @@ impl Executor for HostExecutor {
         talk.link.ask(&Ask::Attach);
         // It may have been ending just now.
         let Some(Tell::State(state)) = talk.hear().await else { return Ok(None) };
-        talk.position.send_replace(LogPosition { n_bytes: state.n_log_bytes });
+        // Never back: what was said after the state may have been heard by now.
+        advance(&talk.position, state.n_log_bytes);
         let session = HostSession::over(talk, state.running.is_some());
         Ok(Some(Attached { session, steps_done: state.done, running: state.running }))
     }

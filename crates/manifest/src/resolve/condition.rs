@@ -14,7 +14,8 @@ pub fn condition(
     source: &Source,
     complaints: &mut Complaints,
 ) -> Option<Condition> {
-    let written = job.condition.as_ref()?;
+    // That it is empty has been said.
+    let written = job.condition.as_ref().filter(|written| !written.value.trim().is_empty())?;
     match Condition::parse_with(&written.value, names) {
         Ok(condition) => Some(condition),
         Err(errors) => {

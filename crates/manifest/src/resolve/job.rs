@@ -73,13 +73,15 @@ fn ineffective(job: &written::Job, complaints: &mut Complaints) {
     ];
     for (key, span) in unable {
         if let Some(span) = span {
-            let message =
-                format!("a job with `{key}` fails in this version, which runs jobs on the host only");
+            let message = format!(
+                "a job with `{key}` fails in this version, which runs jobs on the host only"
+            );
             complaints.warning(span, message, "");
         }
     }
     if job.approve.is_some() {
-        let message = "nobody can approve in this version: the job waits until its run is cancelled";
+        let message =
+            "nobody can approve in this version: the job waits until its run is cancelled";
         complaints.warning(job.name.span.clone(), message, "");
     }
 }
@@ -176,7 +178,7 @@ fn lock(
     if lock.any.is_empty() {
         let message = format!("the lock of job `{}` has no name", job.name.value);
         let help = "write `lock: publish` or `lock: { any: [board-1, board-2] }`";
-        complaints.error(job.name.span.clone(), message, help);
+        complaints.error(lock.span.clone(), message, help);
     }
     for name in lock.any.iter().filter(|name| name.value.chars().any(char::is_control)) {
         complaints.error(name.span.clone(), "a lock's name is one line of text", "");

@@ -88,7 +88,10 @@ fn variable(what: &str, name: &Text, complaints: &mut Complaints) {
     let begins = text.bytes().next().is_some_and(|b| !b.is_ascii_digit());
     let shown = first_line(text, 40);
     if !good || !begins {
-        let message = format!("`{shown}` cannot be the name of {what}");
+        let message = match text.is_empty() {
+            true => format!("{what} needs a name"),
+            false => format!("`{shown}` cannot be the name of {what}"),
+        };
         let fixed: String =
             text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let help = match begins && !good {

@@ -1,6 +1,6 @@
 //! Input that means harm, or that a program wrote by mistake: always a clear error with a place.
 
-use kiln_manifest::{File, Planned, check, inputs, plan, Severity};
+use kiln_manifest::{File, Planned, Severity, check, inputs, plan};
 use kiln_model::{Trigger, TriggerKind};
 
 /// The messages about a manifest of these bytes, each with line and column.

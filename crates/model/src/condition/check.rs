@@ -74,24 +74,28 @@ const PULL_REQUEST: &[(&str, Type)] =
 
 /// Checks a whole condition.
 pub(super) fn condition(root: &Expr, names: &dyn Names, errors: &mut Vec<ConditionError>) {
-    Checker { names, errors }.truth(root);
+    let torn = !errors.is_empty();
+    Checker { names, errors, torn }.truth(root);
 }
 
 /// Checks a single name.
 pub(super) fn name(root: &Expr, names: &dyn Names, errors: &mut Vec<ConditionError>) {
-    Checker { names, errors }.type_of(root);
+    let torn = !errors.is_empty();
+    Checker { names, errors, torn }.type_of(root);
 }
 
 struct Checker<'a> {
     names: &'a dyn Names,
     errors: &'a mut Vec<ConditionError>,
+    /// The text could not be read as a whole, so nobody knows what its parts would make together.
+    torn: bool,
 }
 
 impl Checker<'_> {
     /// A part that must be true or false.
     fn truth(&mut self, expr: &Expr) {
         let found = self.type_of(expr);
-        if matches!(found, Type::Any | Type::Bool) {
+        if self.torn || matches!(found, Type::Any | Type::Bool) {
             return;
         }
         let help = match (&expr.kind, found) {

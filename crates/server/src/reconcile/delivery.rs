@@ -8,7 +8,9 @@
 //! the end of the delivery are one transaction, so a crash anywhere leaves either all or a pending
 //! row.
 
-use kiln_api::user::{Push, PushAnswer, StartedRun};
+use std::cell::OnceCell;
+
+use kiln_api::user::{Push, PushAnswer, RefUpdate, StartedRun};
 use kiln_forge::plain::{self, Pushed};
 use kiln_git::{GitError, Mirror, refs};
 use kiln_model::ProjectName;
@@ -57,7 +59,7 @@ pub(crate) async fn take_in_turn(
     let new = NewDelivery { project: project.id, key: key(&push), body, at: app.clock.now() };
     // The disk and git work at the same time; nothing of the plan is kept unless the row is.
     let (recorded, prepared) =
-        tokio::join!(app.runs.store().add_delivery(new), prepare(app, project, push, 0));
+        tokio::join!(app.runs.store().add_delivery(new), prepare(app, project, push));
     let (id, is_new) = recorded?;
     if !is_new {
         let notes = vec!["this push was already taken".to_owned()];
@@ -83,7 +85,7 @@ pub(crate) async fn again(
     let _turn = app.reconcilers.turn(project.id).await;
     let push: Push = serde_json::from_str(&delivery.body)
         .map_err(|error| SettleError::Body(error.to_string()))?;
-    let prepared = prepare(app, &project, push, delivery.n_tries).await;
+    let prepared = prepare(app, &project, push).await;
     settle(app, &project, delivery.id, prepared).await
 }
 
@@ -121,31 +123,42 @@ async fn settle(
     Ok(answer)
 }
 
-/// Reads what the push is about. `n_tries`: how often that has failed before.
-async fn prepare(
-    app: &App,
-    project: &ProjectRow,
-    push: Push,
-    n_tries: u32,
-) -> Result<Prepared, SettleError> {
+/// Reads what the push is about.
+async fn prepare(app: &App, project: &ProjectRow, push: Push) -> Result<Prepared, SettleError> {
     let heads = app.runs.store().heads(project.id).await?;
     let at = app.clock.now();
     let prepared = app
         .mirrors
         .with(project, move |mirror| {
             let mut prepared = Prepared { runs: Vec::new(), notes: Vec::new(), heads: Vec::new() };
+            // The refs of the repository as it is now, asked for at most once.
+            let now = OnceCell::new();
             for update in &push.refs {
-                let seen = heads.iter().find(|(name, _)| *name == update.name).map(|(_, id)| id);
-                // A late try must not move a head back that a younger push has moved on.
-                let outrun = n_tries > 0 && seen.is_some_and(|seen| *seen != update.old);
+                let seen = heads.iter().find(|(name, _)| *name == update.name);
+                let seen = seen.map(|(_, id)| id.as_str());
+                let outrun = is_outrun(update, seen, || {
+                    let refs = now.get_or_init(|| mirror.remote_refs());
+                    let at = refs.as_ref().ok()?.iter().find(|(name, _)| *name == update.name)?;
+                    Some(at.1.clone())
+                });
                 let pushed =
                     plain::read(&update.name, &update.old, &update.new, push.actor.as_deref());
-                prepared.add(mirror, pushed, seen.map(String::as_str), outrun, at)?;
+                prepared.add(mirror, pushed, seen, outrun, at)?;
             }
             Ok(prepared)
         })
         .await?;
     Ok(prepared)
+}
+
+/// Whether a younger push of the same ref has been taken before this one: hooks of two pushes run
+/// at the same time, and a push may have waited in the inbox or for another try. It has its run all
+/// the same, but must not move the head back: the next look at the refs would find the younger one
+/// again.
+///
+/// Who came first is told by the repository: the head that was seen last is where the ref stands.
+fn is_outrun(update: &RefUpdate, seen: Option<&str>, now: impl FnOnce() -> Option<String>) -> bool {
+    seen.is_some_and(|seen| seen != update.old && now().is_some_and(|now| now == seen))
 }
 
 impl Prepared {
@@ -160,7 +173,9 @@ impl Prepared {
         let (ref_name, trigger) = match pushed {
             Pushed::Head { ref_name, trigger } => (ref_name, trigger),
             Pushed::Gone { ref_name } => {
-                self.heads.push((ref_name, None));
+                if !outrun {
+                    self.heads.push((ref_name, None));
+                }
                 return Ok(());
             }
             Pushed::Ignored { ref_name, why } => {

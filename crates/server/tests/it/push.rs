@@ -62,6 +62,27 @@ async fn the_same_push_is_one_and_back_and_forth_are_three() {
     assert_eq!(world.runs("app").await.len(), 5);
 }
 
+/// A push that was noted while the server was away came after a younger one, moved the head back, and
+/// the next look at the refs started the younger one's run a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_comes_late_has_its_run_and_moves_no_head_back() {
+    let world = World::new().await;
+    let repository = world.project("app").await;
+    repository.write(".kiln.yml", MANIFEST);
+    repository.commit("a");
+    world.tell("app", &repository.push(&["main"])).await;
+    repository.commit("b");
+    let late = repository.push(&["main", "main:refs/heads/short"]);
+    repository.commit("c");
+    world.tell("app", &repository.push(&["main", ":refs/heads/short"])).await;
+    world.tell("app", &late).await;
+    let told = world.runs("app").await;
+    assert_eq!(told, ["1 queued main", "2 queued main", "3 queued main", "4 queued short"]);
+    let world = world.restart(|_| {}).await;
+    settled(&world).await;
+    assert_eq!(world.runs("app").await, told);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_want_a_run_gets_none_and_hears_why() {
     let world = World::new().await;

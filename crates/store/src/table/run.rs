@@ -109,13 +109,12 @@ impl Store {
 /// Nothing runs because of a lease until its `Started` is durable, and how a step goes decides
 /// nothing until its job's `Finished`: both stand behind these in the order of rows, and carry them.
 fn lasts(events: &[Event]) -> Lasts {
-    use EventKind::{Leased, StepFinished, StepStarted};
-    let waits =
-        |kind: &EventKind| matches!(kind, Leased { .. } | StepStarted { .. } | StepFinished { .. });
-    match !events.is_empty() && events.iter().all(|event| waits(&event.kind)) {
-        true => Lasts::UntilPowerFails,
-        false => Lasts::Always,
-    }
+    let of = |event: &Event| match event.kind {
+        EventKind::StepStarted { .. } | EventKind::StepFinished { .. } => Lasts::Unhurried,
+        EventKind::Leased { .. } => Lasts::UntilPowerFails,
+        _ => Lasts::Always,
+    };
+    events.iter().map(of).max().unwrap_or(Lasts::Always)
 }
 
 /// The newest runs of each project, the newest first.

@@ -121,13 +121,13 @@ fn artifacts(node: Option<&Node>) -> Vec<(Text, bool)> {
 
 fn lock(node: &Node) -> Option<Lock> {
     if let Some(name) = node.text() {
-        return Some(Lock { any: vec![name], limit: 1 });
+        return Some(Lock { span: node.span.clone(), any: vec![name], limit: 1 });
     }
     let mut any = many(node.get("name"));
     any.extend(many(node.get("any")));
     let limit = node.get("limit").and_then(Node::int);
     let limit = limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(1);
-    Some(Lock { any, limit })
+    Some(Lock { span: node.span.clone(), any, limit })
 }
 
 fn service(name: &Text, node: &Node) -> Option<Service> {

@@ -257,7 +257,7 @@ static STEP_KEYS: Keys = Keys {
 static RUN: Shape = Shape::Either(&[COMMAND_SHAPE, Shape::Filled(&Shape::List(&Shape::Scalar))]);
 
 static MATRIX: Shape = Shape::Filled(&Shape::Map(&Keys {
-    others: Some(&Shape::Filled(&Shape::Many(&Shape::Scalar))),
+    others: Some(("an axis", &Shape::Filled(&Shape::Many(&Shape::Scalar)))),
     ..keys(
         "`matrix`",
         &[

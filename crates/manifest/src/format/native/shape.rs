@@ -46,8 +46,8 @@ pub struct Keys {
     pub foreign: &'static [(&'static str, &'static str)],
     /// Keys that begin so are allowed and ignored.
     pub ignored_prefix: Option<&'static str>,
-    /// Any other key is allowed, with this shape.
-    pub others: Option<&'static Shape>,
+    /// Any other key is allowed: what it names, and its shape.
+    pub others: Option<(&'static str, &'static Shape)>,
 }
 
 pub struct Key {
@@ -88,11 +88,9 @@ pub fn check(node: &Node, shape: &Shape, what: &str, complaints: &mut Complaints
                 check(item, one, &what, complaints);
             }
         }
-        (Shape::Each(key, one), Kind::Map(entries)) => {
+        // Whether the keys are lawful names is told by those who know what they name.
+        (Shape::Each(_, one), Kind::Map(entries)) => {
             for (name, value) in entries {
-                if name.value.is_empty() {
-                    complaints.error(name.span.clone(), format!("{key} needs a name"), "");
-                }
                 check(value, one, &format!("`{}`", first_line(&name.value, 40)), complaints);
             }
         }
@@ -194,7 +192,9 @@ fn map(node: &Node, keys: &Keys, complaints: &mut Complaints) {
         match (key, keys.others) {
             (Some(key), _) => check(value, key.shape, &format!("`{}`", key.name), complaints),
             _ if ignored => {}
-            (None, Some(shape)) => check(value, shape, &format!("`{}`", name.value), complaints),
+            (None, Some((_, shape))) => {
+                check(value, shape, &format!("`{}`", name.value), complaints)
+            }
             (None, None) => {
                 let shown = first_line(&name.value, 40);
                 let message = format!("{} has no key `{shown}`", keys.what);
@@ -239,6 +239,9 @@ impl fmt::Display for Shape {
             Self::Words(what, words) => write!(f, "{what} ({})", words.join(", ")),
             Self::List(one) => write!(f, "a list, each item {one}"),
             Self::Many(one) => write!(f, "{one}, or a list of such"),
+            Self::Map(Keys { others: Some((other, _)), .. }) => {
+                write!(f, "a map, each key {other}")
+            }
             Self::Map(keys) => {
                 let names: Vec<&str> = keys.keys.iter().map(|key| key.name).collect();
                 match names.len() {
@@ -316,7 +319,7 @@ fn object(keys: &Keys, definitions: &mut serde_json::Map<String, Value>) -> Valu
     }
     let required: Vec<&str> = keys.keys.iter().filter(|k| k.required).map(|k| k.name).collect();
     let others = match keys.others {
-        Some(shape) => schema(shape, definitions),
+        Some((_, shape)) => schema(shape, definitions),
         None => false.into(),
     };
     let mut object = json!({

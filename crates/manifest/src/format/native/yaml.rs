@@ -308,10 +308,14 @@ fn leading_tab(text: &str) -> Option<usize> {
 }
 
 fn syntax_error(text: &str, error: &ScanError, complaints: &mut Complaints) {
-    let at = error.marker().byte_offset().unwrap_or(0).min(text.len());
+    let mut at = error.marker().byte_offset().unwrap_or(0).min(text.len());
+    let begins = text[..at].rfind('\n').map_or(0, |start| start + 1);
+    // What comes after the tab is told to be wrong; the tab is.
+    if text[begins..at].trim().is_empty() {
+        at = text[begins..at].find('\t').map_or(at, |tab| begins + tab);
+    }
     let end = text[at..].chars().next().filter(|c| *c != '\n').map_or(at, |c| at + c.len_utf8());
-    let line = &text[..at];
-    let line = &line[line.rfind('\n').map_or(0, |start| start + 1)..];
+    let line = &text[begins..end];
     let (message, help) = match error.kind() {
         ErrorKind::TabInBlockIndentation => {
             ("a tab cannot indent in YAML".to_owned(), "use spaces")

@@ -1,0 +1,60 @@
+//! How many jobs run now.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Counts the jobs that run. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots {
+    n_busy: Arc<watch::Sender<usize>>,
+    n_all: usize,
+}
+
+/// One of them, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Busy(Slots);
+
+impl Slots {
+    pub fn new(n_all: usize) -> Self {
+        Self { n_busy: Arc::new(watch::Sender::new(0)), n_all }
+    }
+
+    /// For a job that runs, whether there was a slot for it or not: after a restart with fewer, what
+    /// ran before goes on.
+    pub fn busy(&self) -> Busy {
+        self.n_busy.send_modify(|n_busy| *n_busy += 1);
+        Busy(self.clone())
+    }
+
+    /// Resolves when another job may run.
+    pub async fn free(&self) {
+        let mut n_busy = self.n_busy.subscribe();
+        // Its sender is here.
+        let _ = n_busy.wait_for(|n_busy| *n_busy < self.n_all).await;
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.n_busy.send_modify(|n_busy| *n_busy -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_slot_is_free_when_fewer_run_than_there_are() {
+        let slots = Slots::new(2);
+        let held = [slots.busy(), slots.busy(), slots.busy()];
+        let [first, second, _third] = held;
+        drop(first);
+        assert!(slots.free().now_or_never().is_none());
+        drop(second);
+        assert!(slots.free().now_or_never().is_some());
+    }
+}
