@@ -38,6 +38,8 @@ pub struct AgentOptions {
     pub orphan_for: Duration,
     /// Variables of this machine that every job gets: `PATH`, `HOME` and the like.
     pub machine_env: Vec<(String, String)>,
+    /// Called when there is nothing to do, each time anew. Must not take long.
+    pub on_idle: fn(),
 }
 
 /// A running agent.
@@ -148,6 +150,7 @@ async fn work<S: JobSource, E: Executor>(
     let mut take = None;
     let mut tries = shared.tries();
     let mut closing = JoinSet::new();
+    let mut rests = false;
     loop {
         if take.is_none() {
             let (shared, slots) = (shared.clone(), slots.clone());
@@ -155,6 +158,10 @@ async fn work<S: JobSource, E: Executor>(
                 slots.free().await;
                 shared.source.take(&shared.options.info).await
             }));
+        }
+        let busy = !jobs.is_empty() || !closing.is_empty() || shared.spares.expire_at().is_some();
+        if !std::mem::replace(&mut rests, !busy) && !busy {
+            (shared.options.on_idle)();
         }
         let taken = tokio::select! {
             biased;

@@ -8,7 +8,8 @@ use kiln_api::agent::Assignment;
 use kiln_git::{CommitInfo, Head, Mirror, WorkingTree};
 use kiln_model::layer::{LayerId, Source};
 use kiln_model::{RunId, Trigger, TriggerKind};
-use kiln_workspace::{Base, Removed, Workspaces};
+use kiln_stdx::{Clock, SystemClock};
+use kiln_workspace::{Base, GitLayer, Removed, Workspaces};
 
 /// Working trees whose hidden paths are remembered: those of the runs that go on now.
 const REMEMBERED_MAX: usize = 16;
@@ -129,6 +130,14 @@ impl Bases {
         Ok(mirror)
     }
 
+    /// A `.git` for a tree whose own is elsewhere. Made anew by every process: between a run and its
+    /// rerun a person commits.
+    fn lend(&self, run: RunId, tree: &WorkingTree) -> Result<GitLayer, String> {
+        let name = format!("{}-at-{}", run.0, SystemClock.now().as_millis());
+        let fill = |into: &Path, _: Option<&Path>| tree.lend(into).map_err(|e| e.to_string());
+        self.workspaces.make_git(&name, &name, fill).map_err(|error| error.to_string())
+    }
+
     fn of_working_tree(&self, run: RunId, path: &Path) -> Result<Base, String> {
         let mut trees = self.trees.lock().expect("no holder of this lock panics");
         if let Some((_, base)) = trees.iter().find(|(of, _)| *of == run) {
@@ -136,7 +145,11 @@ impl Bases {
         }
         let tree = WorkingTree::discover(path).map_err(|error| error.to_string())?;
         let hidden = tree.ignored().map_err(|error| error.to_string())?;
-        let base = Base::WorkingTree { root: tree.root, hidden };
+        let git = match tree.is_linked() {
+            true => Some(self.lend(run, &tree)?),
+            false => None,
+        };
+        let base = Base::WorkingTree { root: tree.root, hidden, git };
         if trees.len() >= REMEMBERED_MAX {
             trees.remove(0);
         }

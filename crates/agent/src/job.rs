@@ -292,16 +292,16 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         };
         let began = clock.monotonic();
         let mut outcome = Outcome::Success;
-        let mut counter = 0;
+        let mut counter = 0_usize;
         for (position, written) in job.steps.iter().enumerate() {
             let failed = !outcome.is_success();
             if failed && !written.always {
                 continue;
             }
+            let last = counter.checked_sub(1).and_then(|last| before.done.get(last));
+            let log_from_before = last.map_or(0, |last| last.log_to);
             let ended = if let Some(done) = before.done.get(counter) {
-                let last = counter.checked_sub(1).and_then(|last| before.done.get(last));
-                let log_from = last.map_or(0, |last| last.log_to);
-                self.recorded(position, done, log_from)
+                self.recorded(position, done, log_from_before)
             } else {
                 if *cancel.borrow() {
                     break;
@@ -309,8 +309,15 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
                 let spent = spent_before + clock.monotonic().saturating_sub(began);
                 let (bound, of_job) = step::bound(written, job.timeout.saturating_sub(spent));
                 let runs = before.running.is_some_and(|running| running as usize == counter);
-                let command = (!runs).then(|| step::command(written, Some(bound)));
-                self.step(position, command, cancel.clone()).await.map(|exit| match exit {
+                let (command, log_from) = match runs {
+                    true => (None, log_from_before),
+                    false => {
+                        let log_from = self.session.log().borrow().n_bytes;
+                        (Some(step::command(written, Some(bound))), log_from)
+                    }
+                };
+                let ended = self.step(position, command, log_from, cancel.clone()).await;
+                ended.map(|exit| match exit {
                     Exit::TimedOut { .. } if of_job => StepEnd::JobTimedOut,
                     exit => StepEnd::Exit(exit),
                 })
@@ -361,16 +368,16 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         &mut self,
         position: usize,
         command: Option<StepCommand>,
+        log_from: u64,
         cancel: watch::Receiver<bool>,
     ) -> Result<Exit, String> {
         let (lease, source) = (self.assignment.lease, self.shared.source.clone());
         let written = &self.assignment.job.steps[position];
         let log = self.session.log();
         let told = |answer: Result<(), LeaseError>| answer.map_err(|error| error.to_string());
-        // Known already when it runs since before a restart, or was about to when that came. Where
-        // its part of the log begins was told then.
+        // Known already when it runs since before a restart, or was about to when that came.
         if self.known(position) < StepKnown::Started {
-            told(source.step_started(lease, index(position), log.borrow().n_bytes))?;
+            told(source.step_started(lease, index(position), log_from))?;
         }
         let ended = match command {
             Some(command) => self.session.step(command, cancel).await,

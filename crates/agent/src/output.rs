@@ -155,6 +155,6 @@ mod tests {
             Err(OutputError::Shape { line: 2, text: "nonsense".into() })
         );
         assert_eq!(parse("a<<END\nx"), Err(OutputError::Open { line: 1, word: "END".into() }));
-        assert_eq!(parse("a b=1").unwrap_err().to_string().contains("line 1"), true);
+        assert!(parse("a b=1").unwrap_err().to_string().contains("line 1"));
     }
 }

@@ -86,7 +86,7 @@ impl Place {
 /// A place that is on its way to a job.
 pub(crate) enum Ready<T> {
     New(Prepared),
-    Again(Spare<T>, Prepared),
+    Again(Box<Spare<T>>, Prepared),
 }
 
 /// Everything before the session.
@@ -99,7 +99,7 @@ pub(crate) async fn ready<S: JobSource, E: Executor>(
     if let Some(spare) = shared.spares.take(to.run, &assignment.layers, now) {
         let workspaces = &shared.options.workspaces;
         match workspaces.hand_on(spare.attempt, to, &spare.place.prepared) {
-            Ok(prepared) => return Ok(Ready::Again(spare, prepared)),
+            Ok(prepared) => return Ok(Ready::Again(Box::new(spare), prepared)),
             // What is wrong is told by the other way, if it is still wrong there.
             Err(_) => close(shared, spare).await,
         }
@@ -115,7 +115,8 @@ pub(crate) async fn open<S: JobSource, E: Executor>(
 ) -> Result<(E::Session, Option<Place>), OpenError> {
     let prepared = match ready {
         Ready::New(prepared) => prepared,
-        Ready::Again(Spare { mut session, place, .. }, prepared) => {
+        Ready::Again(spare, prepared) => {
+            let Spare { mut session, place, .. } = *spare;
             match session.renew(spec(shared, assignment, &prepared)).await {
                 Ok(()) => return Ok((session, Some(Place { prepared, ..place }))),
                 Err(_) => {

@@ -79,7 +79,9 @@ impl Origin {
 
     pub async fn detail(&self) -> Result<RunDetail> {
         match self {
-            Self::Local { local, row } => Ok(view::run(&local.runs().await?, row.id).await?),
+            Self::Local { local, row } => {
+                Ok(view::run(&local.runs_to_explain().await?, row.id).await?)
+            }
             Self::Server { client, project, number } => client.run(project, *number).await,
         }
     }
@@ -88,7 +90,7 @@ impl Origin {
         match self {
             Self::Local { local, row } => {
                 let at = self.position(job).await?;
-                Ok(view::job(&local.runs().await?, row.id, at).await?)
+                Ok(view::job(&local.runs_to_explain().await?, row.id, at).await?)
             }
             Self::Server { client, project, number } => client.job(project, *number, job).await,
         }
@@ -101,7 +103,7 @@ impl Origin {
                     Some(job) => Some(self.position(job).await?),
                     None => None,
                 };
-                Ok(view::why(&local.runs().await?, row.id, at).await?)
+                Ok(view::why(&local.runs_to_explain().await?, row.id, at).await?)
             }
             Self::Server { client, project, number } => client.why(project, *number, job).await,
         }

@@ -72,7 +72,7 @@ pub(crate) fn lend(
 }
 
 /// One line; quoted as C does where a path would end it.
-fn alternates(objects: &Path) -> Vec<u8> {
+pub(crate) fn alternates(objects: &Path) -> Vec<u8> {
     let path = objects.as_os_str().as_bytes();
     let mut line = if path.contains(&b'\n') { quoted(path) } else { path.to_owned() };
     line.push(b'\n');
@@ -104,7 +104,7 @@ fn config(of: &Location, branch: Option<&str>, sha256: bool) -> Vec<u8> {
 }
 
 /// In double quotes, which config and alternates files read alike.
-fn quoted(text: &[u8]) -> Vec<u8> {
+pub(crate) fn quoted(text: &[u8]) -> Vec<u8> {
     let mut out = b"\"".to_vec();
     for byte in text {
         match byte {

@@ -19,6 +19,7 @@ mod update;
 mod index;
 mod sha1;
 mod lend;
+mod linked;
 mod pin;
 pub mod working_tree;
 

@@ -7,6 +7,7 @@ pub mod bytes;
 pub mod clock;
 pub mod duration;
 pub mod fs;
+pub mod memory;
 pub mod overlay;
 pub mod path;
 pub mod process;

@@ -36,7 +36,8 @@ pub enum Base {
     Source { layer: LayerId, git: Option<GitLayer> },
     /// A folder as it is now, never written; `hidden` are paths in it that jobs must not see,
     /// relative to `root` or below it. A job that runs while its user edits sees the edits.
-    WorkingTree { root: PathBuf, hidden: Vec<PathBuf> },
+    /// `git` takes the place of a `.git` that leads out of the tree.
+    WorkingTree { root: PathBuf, hidden: Vec<PathBuf>, git: Option<GitLayer> },
 }
 
 /// What the executor must mount (or not) and where the job then runs. Made by
@@ -196,6 +197,7 @@ impl Workspaces {
         let mut hidden = stack.hidden.clone();
         // Never into itself.
         hidden.extend(self.root.strip_prefix(&stack.base).ok().map(Path::to_owned));
+        hidden.extend(stack.git.is_some().then(|| DOT_GIT.into()));
         copy::copy_tree(&stack.base, &directory, &hidden)?;
         for layer in &stack.over {
             copy::apply(layer, &directory)?;
@@ -289,15 +291,16 @@ impl Workspaces {
             .flat_map(|layer| find(layer).into_iter().map(|path| (layer.clone(), path)))
             .collect();
         let git = match base {
-            Base::Source { git, .. } => git.as_ref().map(|git| self.git_path(git)),
-            Base::WorkingTree { .. } => None,
+            Base::Source { git, .. } | Base::WorkingTree { git, .. } => {
+                git.as_ref().map(|git| self.git_path(git))
+            }
         };
         let (base, over, hidden) = match base {
             Base::Source { layer, .. } => {
                 let mut paths = find(layer).into_iter();
                 (paths.next().unwrap_or_default(), paths.collect(), BTreeSet::new())
             }
-            Base::WorkingTree { root, hidden } => {
+            Base::WorkingTree { root, hidden, .. } => {
                 let tree = root.canonicalize().named("open", root)?;
                 if !tree.is_dir() {
                     return Err(WorkspaceError::NoWorkingTree(root.clone()));

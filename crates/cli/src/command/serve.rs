@@ -83,9 +83,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     };
     let agent = match args.jobs {
         Some(0) => None,
-        _ => Some(
-            start_agent(HostExecutor::new(spawner), server.runs(), &data.server(), part).await?,
-        ),
+        _ => Some(agent_of(&server, spawner, &data, part).await?),
     };
     Note::write(&data, server.url())?;
     if args.json {
@@ -125,6 +123,12 @@ pub async fn start(options: ServeOptions) -> Result<Server> {
             false => failure,
         }
     })
+}
+
+/// The agent in a server's own process.
+pub async fn agent_of(server: &Server, spawner: Spawner, data: &Data, part: Part) -> Result<Agent> {
+    let (runs, places) = (server.runs(), data.server());
+    start_agent(HostExecutor::new(spawner), runs.clone(), runs.store(), &places, part).await
 }
 
 /// Jobs are left to their sessions; requests are answered.

@@ -11,6 +11,7 @@ use kiln_server::runs::{ApplyError, Runs, new_run};
 use kiln_stdx::{Clock, Secret, SystemClock, Timestamp};
 use kiln_store::{ProjectRow, RunRow};
 
+use super::lock::Locked;
 use super::machine::{Folder, Part, host_name, start_agent};
 use super::owner::{Gate, Owner};
 use super::{Local, settle};
@@ -109,7 +110,9 @@ impl Drive<'_> {
             env: self.env,
         };
         let executor = HostExecutor::new(self.spawner);
-        let agent = start_agent(executor.clone(), &runs, &self.local.data.local(), part).await?;
+        let source = Locked::new(runs.clone(), &self.local.data, row.project)?;
+        let (store, places) = (&self.local.store, self.local.data.local());
+        let agent = start_agent(executor.clone(), source, store, &places, part).await?;
         let running = Running { agent, executor };
         let shown = Shown { out: self.out, json: self.json };
         let stuck = running.agent.lasting_trouble();

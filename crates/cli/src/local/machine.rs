@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_agent::{Agent, AgentOptions};
-use kiln_api::agent::AgentInfo;
+use kiln_api::agent::{AgentInfo, JobSource};
 use kiln_executor::{HostExecutor, OverlayKind};
 use kiln_model::limit::KILL_GRACE;
-use kiln_server::runs::{Places, Runs};
+use kiln_server::runs::Places;
 use kiln_stdx::SystemClock;
 use kiln_stdx::fs::create_private_dir;
+use kiln_store::Store;
 use kiln_workspace::{Driver, Workspaces};
 
 use crate::error::{Blame, Result};
@@ -41,14 +42,15 @@ pub enum Folder {
     Shared,
 }
 
-/// Starts to take jobs from `runs`.
+/// Starts to take jobs from `source`, whose rows are in `store`.
 pub async fn start_agent(
     executor: HostExecutor,
-    runs: &Runs,
+    source: impl JobSource,
+    store: &Store,
     places: &Places,
     part: Part,
 ) -> Result<Agent> {
-    let id = runs.store().agent(&part.name, &part.labels).await?;
+    let id = store.agent(&part.name, &part.labels).await?;
     let workspaces = Arc::new(workspaces(&executor, &places.layers()).await?);
     let options = AgentOptions {
         info: AgentInfo { id, name: part.name, labels: part.labels },
@@ -60,8 +62,13 @@ pub async fn start_agent(
         grace: KILL_GRACE,
         orphan_for: part.orphan_for,
         machine_env: machine_env(part.env),
+        on_idle: match part.folder {
+            Folder::Ours => give_back,
+            // Ends with its run.
+            Folder::Shared => || {},
+        },
     };
-    Ok(Agent::start(options, Arc::new(runs.clone()), executor))
+    Ok(Agent::start(options, Arc::new(source), executor))
 }
 
 /// Workspaces in `layers`, stacked in the best way that works there. Which way that is was found out
@@ -93,6 +100,12 @@ pub fn n_cores() -> usize {
 pub fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() { "here".to_owned() } else { name }
+}
+
+/// A server waits for hours; little of what it was is needed for that.
+fn give_back() {
+    // What cannot be given back just stays.
+    let _ = kiln_stdx::memory::give_back();
 }
 
 fn machine_env(more: Vec<(String, String)>) -> Vec<(String, String)> {

@@ -6,6 +6,7 @@
 
 pub mod children;
 pub mod drive;
+mod lock;
 pub mod machine;
 mod owner;
 mod project;
@@ -51,6 +52,14 @@ impl Local {
     pub async fn runs(&self) -> Result<Runs> {
         let (store, places) = (self.store.clone(), self.data.local());
         Ok(Runs::open(store, places, Arc::new(SystemClock)).await?)
+    }
+
+    /// As [`Local::runs`], with what is queued and held in every run that goes on: only then it can be
+    /// told what a job waits for.
+    pub async fn runs_to_explain(&self) -> Result<Runs> {
+        let runs = self.runs().await?;
+        runs.adopt_active().await?;
+        Ok(runs)
     }
 
     /// The run that is written `#number` in this project's repository.

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use kiln_git::{GitError, WorkingTree};
 
-use crate::repository::Repository;
+use crate::repository::{Repository, git_in};
 
 #[test]
 fn a_repository_is_found_from_a_folder_below_and_a_linked_tree() {
@@ -65,4 +65,61 @@ fn ignored_and_dirty_paths_are_listed_and_nothing_is_written() {
     assert_eq!(tree.dirty().unwrap(), ["kept", "new name", "old name", "src/new"]);
     let after = (std::fs::read(&index).unwrap(), index.metadata().unwrap().modified().unwrap());
     assert!(before == after);
+}
+
+/// Everything of a repository that a job could change for its person.
+fn state(repository: &Repository) -> [String; 3] {
+    [&["for-each-ref"][..], &["status", "--porcelain"], &["reflog"]]
+        .map(|args| repository.git(args))
+}
+
+/// A commit in the workspace of a linked working tree was a commit in the person's repository.
+#[test]
+fn a_copy_of_a_linked_tree_has_a_repository_of_its_own() {
+    let repository = Repository::new();
+    repository.write("a", "one");
+    repository.commit("first");
+    repository.git(&["tag", "v1"]);
+    repository.git(&["config", "user.signingkey", "a \"quoted\" one"]);
+    let place = tempfile::tempdir().unwrap();
+    let linked = place.path().join("linked");
+    repository.git(&["worktree", "add", "-q", "-b", "side", linked.to_str().unwrap()]);
+    std::fs::write(linked.join("staged"), "two").unwrap();
+    git_in(&linked, &["add", "staged"]);
+    let before = (state(&repository), git_in(&linked, &["status", "--porcelain"]));
+
+    let tree = WorkingTree::discover(&linked).unwrap();
+    assert!(tree.is_linked() && !WorkingTree::discover(repository.path()).unwrap().is_linked());
+    let copy = place.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for name in ["a", "staged"] {
+        std::fs::copy(linked.join(name), copy.join(name)).unwrap();
+    }
+    tree.lend(&copy).unwrap();
+    assert_eq!(git_in(&copy, &["status", "--porcelain", "--branch"]), "## side\nA  staged");
+    assert_eq!(git_in(&copy, &["describe", "--tags"]), git_in(&linked, &["describe", "--tags"]));
+    assert_eq!(git_in(&copy, &["config", "user.signingkey"]), "a \"quoted\" one");
+    git_in(&copy, &["commit", "-q", "-m", "of the job"]);
+    git_in(&copy, &["tag", "of-the-job"]);
+    git_in(&copy, &["gc", "-q", "--prune=now"]);
+    assert_eq!(git_in(&copy, &["log", "--format=%s"]), "of the job\nfirst");
+    git_in(&copy, &["fsck", "--strict"]);
+    assert_eq!((state(&repository), git_in(&linked, &["status", "--porcelain"])), before);
+}
+
+#[test]
+fn a_copy_of_a_submodule_has_a_repository_of_its_own() {
+    let inner = Repository::new();
+    inner.write("a", "one");
+    inner.commit("first");
+    let outer = Repository::new();
+    let from = inner.path().to_str().unwrap();
+    outer.git(&["submodule", "--quiet", "add", from, "inner"]);
+    let tree = WorkingTree::discover(&outer.path().join("inner")).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(tree.root.join("a"), copy.path().join("a")).unwrap();
+    tree.lend(copy.path()).unwrap();
+    assert_eq!(git_in(copy.path(), &["status", "--porcelain"]), "");
+    let top = git_in(copy.path(), &["rev-parse", "--show-toplevel"]);
+    assert_eq!(PathBuf::from(top), copy.path().canonicalize().unwrap());
 }

@@ -17,6 +17,11 @@ use super::{Runs, attempt_of, lock};
 pub(super) enum AssignError {
     #[error("the secret `{name}` is not set; set it with `kiln secret set {project} {name}`")]
     NoSecret { name: String, project: String },
+    #[error(
+        "the secret `{name}` is not set; give it with `kiln run --secret {name}`, or keep it with \
+         `kiln secret set --local {name}`"
+    )]
+    NoLocalSecret { name: String },
     #[error(transparent)]
     Secret(#[from] crate::secret::SecretError),
     #[error(transparent)]
@@ -90,8 +95,13 @@ impl Runs {
             let own = self.secrets().open(Some(live.row.project), name, &sealed);
             return Ok(own.or_else(|_| self.secrets().open(None, name, &sealed))?);
         }
-        let project = live.row.project_name.to_string();
-        Err(AssignError::NoSecret { name: name.to_owned(), project })
+        let name = name.to_owned();
+        Err(match live.row.source {
+            Source::Git { .. } => {
+                AssignError::NoSecret { name, project: live.row.project_name.to_string() }
+            }
+            Source::WorkingTree { .. } => AssignError::NoLocalSecret { name },
+        })
     }
 }
 

@@ -247,7 +247,7 @@ fn working_tree(lab: &Lab, script: &str, hidden: &[&str]) -> Base {
     let root = lab.path("tree");
     std::fs::create_dir(&root).unwrap();
     shell_in(&root, script).unwrap();
-    Base::WorkingTree { root, hidden: hidden.iter().map(PathBuf::from).collect() }
+    Base::WorkingTree { root, hidden: hidden.iter().map(PathBuf::from).collect(), git: None }
 }
 
 async fn a_working_tree_is_seen_but_never_written(lab: Lab) {
@@ -277,7 +277,7 @@ fn list(lab: &Lab) -> Vec<u8> {
 async fn a_data_folder_inside_the_working_tree_is_not_seen(lab: Lab) {
     let root = lab.path("");
     std::fs::write(root.join("a"), "one\n").unwrap();
-    let base = Base::WorkingTree { root, hidden: vec![] };
+    let base = Base::WorkingTree { root, hidden: vec![], git: None };
     let (_, layer) = lab.job(&base, &[], "test ! -e layers; rm a; echo two > b").await;
     let script = "test ! -e layers; test ! -e a; cat b";
     assert_eq!(lab.job(&base, &[&layer.expect("it wrote")], script).await.0, "two\n");

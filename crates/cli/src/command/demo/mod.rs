@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_api::user::AddProject;
-use kiln_executor::{HostExecutor, Spawner};
+use kiln_executor::Spawner;
 use kiln_model::ProjectName;
 use kiln_server::{ServeOptions, Server, hook};
 
 use crate::client::{Client, Note};
-use crate::command::serve::{start, stop};
+use crate::command::serve::{agent_of, start, stop};
 use crate::error::{Blame, Exit, Failure, Kind, Result};
 use crate::interrupt::Interrupts;
-use crate::local::machine::{Folder, Part, host_name, start_agent};
+use crate::local::machine::{Folder, Part, host_name};
 use crate::output::{Output, Style};
 use crate::place::Data;
 use crate::watch::{Ended, Shown, Watched};
@@ -75,8 +75,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         folder: Folder::Ours,
         env: Vec::new(),
     };
-    let agent =
-        start_agent(HostExecutor::new(spawner), server.runs(), &data.server(), part).await?;
+    let agent = agent_of(&server, spawner, &data, part).await?;
     Note::write(&data, server.url())?;
     let done = tokio::select! {
         done = show(&args, &data, &server, out) => done,
