@@ -49,7 +49,7 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     pub places: Places,
     pub options: Arc<ServeOptions>,
-    /// Where people reach it: `http://127.0.0.1:4180`.
+    /// Where people reach it: `http://127.0.0.1:7411`.
     pub url: Arc<str>,
     pub mirrors: Mirrors,
     pub reconcilers: Reconcilers,

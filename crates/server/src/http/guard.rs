@@ -37,7 +37,7 @@ impl Hosts {
         Self { names: known.into_iter().chain([ip]).chain(more).collect(), port: address.port() }
     }
 
-    /// `localhost:4180`. Without a port only where a proxy may have taken it.
+    /// `localhost:7411`. Without a port only where a proxy may have taken it.
     fn knows(&self, authority: &str) -> bool {
         let authority = authority.to_ascii_lowercase();
         let (name, port) = match authority.rsplit_once(':') {
@@ -154,13 +154,13 @@ mod tests {
     use super::*;
 
     fn hosts() -> Hosts {
-        Hosts::new("127.0.0.1:4180".parse().unwrap(), &["ci.example.org".to_owned()])
+        Hosts::new("127.0.0.1:7411".parse().unwrap(), &["ci.example.org".to_owned()])
     }
 
     #[test]
     fn only_our_names_are_answered() {
         for ours in
-            ["localhost:4180", "LOCALHOST", "127.0.0.1:4180", "[::1]:4180", "ci.example.org"]
+            ["localhost:7411", "LOCALHOST", "127.0.0.1:7411", "[::1]:7411", "ci.example.org"]
         {
             assert!(hosts().knows(ours), "{ours}");
         }
@@ -180,16 +180,16 @@ mod tests {
             }
             refused(&hosts(), method, &headers, None).map(|error| error.status().as_u16())
         };
-        let host = ("host", "localhost:4180");
+        let host = ("host", "localhost:7411");
         assert_eq!(status(&Method::POST, &[host]), None);
-        assert_eq!(status(&Method::POST, &[host, ("origin", "http://localhost:4180")]), None);
+        assert_eq!(status(&Method::POST, &[host, ("origin", "http://localhost:7411")]), None);
         assert_eq!(status(&Method::POST, &[host, ("sec-fetch-site", "same-origin")]), None);
         assert_eq!(status(&Method::GET, &[host, ("sec-fetch-site", "cross-site")]), None);
         for theirs in [
             ("origin", "http://evil.example"),
             ("origin", "null"),
             ("origin", "http://localhost:9999"),
-            ("origin", "http://127.0.0.1:4180"),
+            ("origin", "http://127.0.0.1:7411"),
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-site", "same-site"),
         ] {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 /// Why an address is not listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("`{0}` is not an address to listen on; give one such as `127.0.0.1:4180`")]
+    #[error("`{0}` is not an address to listen on; give one such as `127.0.0.1:7411`")]
     NotAnAddress(String),
     #[error(
         "`{0}` can be reached from other machines, and whoever reaches it may run anything here; \
@@ -26,7 +26,7 @@ pub enum ListenError {
     },
 }
 
-/// Reads `127.0.0.1:4180`, `[::1]:0`, `localhost:4180`.
+/// Reads `127.0.0.1:7411`, `[::1]:0`, `localhost:7411`.
 pub(super) fn address(text: &str, allow_remote: bool) -> Result<SocketAddr, ListenError> {
     let wrong = || ListenError::NotAnAddress(text.escape_debug().to_string());
     let at = text.to_socket_addrs().map_err(|_| wrong())?.next().ok_or_else(wrong)?;
@@ -58,14 +58,14 @@ mod tests {
 
     #[test]
     fn only_loopback_is_listened_on_unless_more_is_meant() {
-        for near in ["127.0.0.1:0", "[::1]:4180", "localhost:4180", "127.9.9.9:1"] {
+        for near in ["127.0.0.1:0", "[::1]:7411", "localhost:7411", "127.9.9.9:1"] {
             let _ = address(near, false).map_err(|error| panic!("{near}: {error}"));
         }
-        for far in ["0.0.0.0:4180", "[::]:4180", "192.0.2.1:80", "[2001:db8::1]:80"] {
+        for far in ["0.0.0.0:7411", "[::]:7411", "192.0.2.1:80", "[2001:db8::1]:80"] {
             assert!(matches!(address(far, false), Err(ListenError::Remote(_))), "{far}");
             assert!(address(far, true).is_ok(), "{far}");
         }
-        for bad in ["", "4180", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999", "a b:1"] {
+        for bad in ["", "7411", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999", "a b:1"] {
             assert!(matches!(address(bad, true), Err(ListenError::NotAnAddress(_))), "{bad}");
         }
     }

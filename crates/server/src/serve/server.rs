@@ -77,7 +77,7 @@ impl Server {
         self.address
     }
 
-    /// Where people reach it: `http://127.0.0.1:4180`.
+    /// Where people reach it: `http://127.0.0.1:7411`.
     pub fn url(&self) -> &str {
         &self.app.url
     }
