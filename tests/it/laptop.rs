@@ -65,6 +65,26 @@ fn a_run_sees_the_dirty_tree_and_changes_no_file_of_it() {
     assert!(new.is_empty(), "new files in the working tree: {new:?}");
 }
 
+/// One after another in one place where that can be, each as if it were the first.
+#[test]
+fn a_job_finds_nothing_of_the_one_before() {
+    let job = |name: &str, steps: &str| format!("  {name}:\n    steps:\n      - {steps}\n");
+    let clean = "test -z \"$(ls)\" && test ! -e $KILN_OUTPUT && test -z \"$MARK\" && pwd";
+    let mut manifest = "jobs:\n".to_owned();
+    for n in 0..4 {
+        manifest += &job(&format!("clean-{n}"), clean);
+        manifest += &job(&format!("writes-{n}"), "echo x > file");
+        manifest += &job(&format!("goes-back-{n}"), "mkdir sub && rmdir sub && chmod 700 .");
+        manifest += &job(&format!("leaves-{n}"), "sleep 1000.0625 & cd / && echo half-a-line");
+        manifest += &format!("  tells-{n}:\n    env: {{ MARK: x }}\n    outputs: [a]\n    steps: ");
+        manifest += "['echo a=b >> $KILN_OUTPUT']\n";
+        manifest += &job(&format!("again-{n}"), clean);
+    }
+    let (_world, tree) = repository(&manifest);
+    tree.kiln(["run", "-j1"]).success();
+    assert_eq!(processes_with("1000.0625"), Vec::<String>::new());
+}
+
 #[test]
 fn a_repository_without_a_commit_runs() {
     let world = World::new();

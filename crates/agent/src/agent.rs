@@ -159,10 +159,8 @@ async fn work<S: JobSource, E: Executor>(
                 shared.source.take(&shared.options.info).await
             }));
         }
-        let busy = !jobs.is_empty() || !closing.is_empty() || shared.spares.expire_at().is_some();
-        if !std::mem::replace(&mut rests, !busy) && !busy {
-            (shared.options.on_idle)();
-        }
+        let idle = jobs.is_empty() && closing.is_empty() && shared.spares.expire_at().is_none();
+        rests &= idle;
         let taken = tokio::select! {
             biased;
             _ = stop.wait_for(|phase| *phase > Phase::Run) => break,
@@ -174,6 +172,11 @@ async fn work<S: JobSource, E: Executor>(
                 continue;
             }
             Some(_) = closing.join_next(), if !closing.is_empty() => continue,
+            () = tokio::time::sleep(IDLE_AFTER), if idle && !rests => {
+                rests = true;
+                (shared.options.on_idle)();
+                continue;
+            }
         };
         take = None;
         match taken {
@@ -213,6 +216,9 @@ fn close<S: JobSource, E: Executor>(
         closing.spawn(async move { place::close(&shared, spare).await });
     }
 }
+
+/// How long after its last job an agent counts as idle.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// After a refusal, for example by a full disk. Long enough not to load a server in trouble.
 const TAKE_AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Always: no step runs before `started` is durable; nothing is finished under a lease that the
-//! source has disowned; whatever happens, the session is closed and the lease leaves the table.
+//! source has disowned; whatever happens, the session is closed (or, untouched, kept for
+//! another job: `place`) and the lease leaves the table.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use kiln_api::agent::{Assignment, JobResult, JobSource, LeaseError, StepKnown, S
 use kiln_executor::{Executor, Session, StepCommand, StepDone, StepError};
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::ArtifactRule;
-use kiln_model::{Exit, LeaseId, Outcome};
+use kiln_model::{Exit, LeaseId, Notes, Outcome};
 use kiln_workspace::Prepared;
 use tokio::sync::watch;
 
@@ -190,7 +191,7 @@ pub(crate) async fn prepare<S: JobSource, E: Executor>(
         let base = shared.bases.of(&assignment)?;
         let place = assignment.project.as_str();
         workspaces
-            .prepare(attempt, place, &base, &assignment.layers)
+            .prepare(attempt, place, &base, &assignment.layers, &assignment.own)
             .map_err(|error| error.to_string())
     };
     // A first checkout may take minutes; everything else is a few small calls.
@@ -404,8 +405,15 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         let mut session = match place::keep(self.shared, self.assignment, self.session, place).await
         {
             Ok(()) => {
-                let (log_bytes, layer) = (log_bytes(), None);
-                return Ended::Result(JobResult { outcome, outputs, layer, artifacts, log_bytes });
+                let (log_bytes, layer, notes) = (log_bytes(), None, Notes::default());
+                return Ended::Result(JobResult {
+                    outcome,
+                    outputs,
+                    layer,
+                    artifacts,
+                    log_bytes,
+                    notes,
+                });
             }
             Err(session) => session,
         };
@@ -431,7 +439,8 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
                 (outcome, None)
             }
         };
-        Ended::Result(JobResult { outcome, outputs, layer, artifacts, log_bytes })
+        let notes = Notes::default();
+        Ended::Result(JobResult { outcome, outputs, layer, artifacts, log_bytes, notes })
     }
 
     fn outputs(&self, outcome: Outcome) -> (Outcome, BTreeMap<String, String>) {

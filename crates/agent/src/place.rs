@@ -141,7 +141,8 @@ pub(crate) async fn keep<S: JobSource, E: Executor>(
 ) -> Result<(), E::Session> {
     let attempt = assignment.lease.attempt;
     let clock = &shared.options.clock;
-    let Some(place) = place.filter(|place| place.is_fresh(clock.monotonic())) else {
+    let wanted = |place: &Place| !assignment.is_last && place.is_fresh(clock.monotonic());
+    let Some(place) = place.filter(wanted) else {
         return Err(session);
     };
     let untouched = || shared.options.workspaces.is_untouched(attempt, &place.untouched);

@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use kiln_model::artifact::Artifact;
 use kiln_model::layer::{LayerId, Source};
 use kiln_model::plan::Job;
-use kiln_model::{AgentId, Exit, LeaseId, Outcome, ProjectName, RunNumber, Trigger};
+use kiln_model::{
+    AgentId, Exit, JobName, LeaseId, Notes, Outcome, ProjectName, RunNumber, Trigger,
+};
 use kiln_stdx::{Secret, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -40,8 +42,21 @@ pub struct Assignment {
     pub source: Source,
     /// The bare mirror that has the source's objects, for [`Source::Git`].
     pub mirror: Option<PathBuf>,
-    /// Layers over the source, lowest first.
+    /// Layers over the source, lowest first: what its needs saw and left.
     pub layers: Vec<LayerId>,
+    /// The jobs that wrote `layers`, in the same order.
+    pub layers_of: Vec<JobName>,
+    /// Layers over those that become part of its own: what an earlier attempt had written before
+    /// the step that this one begins from.
+    pub own: Vec<LayerId>,
+    /// The first step to run; those before it are done, in `own`.
+    pub first_step: u32,
+    /// Keep its files as each step finds them.
+    pub snapshots: bool,
+    /// Nothing is taken from earlier runs: no result, no cache.
+    pub no_cache: bool,
+    /// Which caches it may read and write.
+    pub caches: CacheScopes,
     /// Where the log goes. The agent appends to it; the server reads it.
     pub log: PathBuf,
     /// Where kept files go, named by digest: `objects/ab/cdef…`.
@@ -50,6 +65,17 @@ pub struct Assignment {
     pub started_at: Option<Timestamp>,
     /// What is recorded of each of its steps, by position.
     pub steps: Vec<StepKnown>,
+    /// All other jobs of its run are over: what could serve the next one need not be kept.
+    pub is_last: bool,
+}
+
+/// Caches are kept apart by scope: a branch, a pull request. Empty names mean none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheScopes {
+    /// Looked into in this order.
+    pub read: Vec<String>,
+    /// Where what the job leaves is kept. `None`: nowhere.
+    pub write: Option<String>,
 }
 
 /// What the source has heard of a step.
@@ -69,12 +95,20 @@ pub struct JobResult {
     pub layer: Option<LayerId>,
     pub artifacts: Vec<Artifact>,
     pub log_bytes: u64,
+    pub notes: Notes,
 }
 
 impl JobResult {
     /// A result that gives nothing.
     pub fn bare(outcome: Outcome, log_bytes: u64) -> Self {
-        Self { outcome, outputs: BTreeMap::new(), layer: None, artifacts: Vec::new(), log_bytes }
+        Self {
+            outcome,
+            outputs: BTreeMap::new(),
+            layer: None,
+            artifacts: Vec::new(),
+            log_bytes,
+            notes: Notes::default(),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What can be typed. Each command's arguments are with the command.
 
+use std::ffi::OsString;
+
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
@@ -73,10 +75,34 @@ pub enum Command {
     Completions(completions::Args),
 }
 
+/// `kiln help run` is `kiln run --help`, for those whose fingers know it from git.
+pub fn spelled_out(typed: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = typed.collect();
+    if words.get(1).is_some_and(|word| word == "help") {
+        words.remove(1);
+        words.push("--help".into());
+    }
+    words
+}
+
 impl Command {
     /// Whether it may run jobs in this process, and so needs the process that starts them.
     pub fn runs_jobs(&self) -> bool {
         use Command::{Demo, Doctor, Rerun, Run, Serve};
         matches!(self, Run(_) | Serve(_) | Demo(_) | Rerun(_) | Doctor(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_can_be_asked_for_in_front() {
+        let spelled = |line: &str| spelled_out(line.split(' ').map(OsString::from));
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(spelled("kiln help"), words("kiln --help"));
+        assert_eq!(spelled("kiln help project add"), words("kiln project add --help"));
+        assert_eq!(spelled("kiln run help"), words("kiln run help"));
     }
 }

@@ -17,6 +17,7 @@ mod reference;
 mod watch;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use kiln_executor::Spawner;
@@ -41,8 +42,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// How long a thread for blocking work waits for more. What idles should soon be asleep for good.
+const THREADS_LINGER_FOR: Duration = Duration::from_secs(1);
+
 fn start(out: &Output) -> Result<Exit> {
-    let command = Cli::parse().command;
+    let command = Cli::parse_from(args::spelled_out(std::env::args_os())).command;
     // Forked while this process has one thread.
     let with_spawner = command.as_ref().is_some_and(Command::runs_jobs);
     let spawner = match with_spawner {
@@ -55,6 +59,7 @@ fn start(out: &Output) -> Result<Exit> {
     };
     let runtime = runtime
         .enable_all()
+        .thread_keep_alive(THREADS_LINGER_FOR)
         .build()
         .map_err(|cause| Failure::elsewhere(format!("cannot start the runtime: {cause}")))?;
     let done = runtime.block_on(command::dispatch(command, spawner, out));

@@ -243,7 +243,10 @@ fn written(done: io::Result<()>) -> Result<()> {
     match done {
         Ok(()) => Ok(()),
         Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Err(Failure::pipe()),
-        Err(cause) => Err(Failure { kind: Kind::Elsewhere, error: cause.into(), help: None }),
+        Err(cause) => {
+            let error = anyhow::Error::new(cause).context("cannot write to standard output");
+            Err(Failure { kind: Kind::Elsewhere, error, help: None })
+        }
     }
 }
 

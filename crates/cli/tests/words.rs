@@ -40,11 +40,14 @@ impl Place {
         self.folder.path().join("data")
     }
 
-    fn git(&self, args: &[&str]) {
+    fn git(&self, args: &[&str]) -> String {
         let mut git = command("git");
-        git.current_dir(self.repo()).args(args).env_clear().env("PATH", path());
+        git.current_dir(self.repo()).args(["-c", "user.name=A", "-c", "user.email=a@b"]).args(args);
+        git.env_clear().env("PATH", path());
         git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-        assert!(git.output().unwrap().status.success(), "git {args:?}");
+        let done = git.output().unwrap();
+        assert!(done.status.success(), "git {args:?}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
     }
 
     fn kiln(&self, args: &[&str]) -> Command {
@@ -256,6 +259,72 @@ fn a_run_can_be_cancelled_from_another_terminal() {
     assert_eq!(said.code, Some(130), "{said}");
     assert!(place.run(&["why", "#1"]).out.contains("cancelled by ada"));
     assert_eq!(place.run(&["cancel", "#1"]).out, "#1 is over already\n");
+}
+
+/// Each process queues its own jobs, and two in one repository did not know of each other.
+#[test]
+fn a_lock_keeps_jobs_of_two_processes_apart() {
+    let place =
+        Place::with("jobs: { j: { lock: board, steps: [\"echo begun; exec sleep 600\"] } }\n");
+    let mut first = place.kiln(&["run"]).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for_line(first.stdout.as_mut().unwrap(), "j | begun");
+    let second = place.kiln(&["run"]).stdout(Stdio::piped()).spawn().unwrap();
+    while !place.run(&["why", "#2/j"]).out.contains("was taken") {}
+    assert!(!place.run(&["why", "#2/j"]).out.contains("started"));
+    assert_eq!(place.run(&["cancel", "#2"]).out, "#2 is being cancelled\n");
+    let said = place.said(second.wait_with_output().unwrap());
+    assert_eq!(said.code, Some(130), "{said}");
+    assert!(!said.out.contains("begun"), "{said}");
+    interrupt(&first);
+    place.said(first.wait_with_output().unwrap());
+}
+
+/// The queue is in the memory of the process that runs it; `why` in another terminal said that a job
+/// which waits for a lock waits for an agent.
+#[test]
+fn why_in_another_terminal_names_the_lock() {
+    let place = Place::with(
+        "jobs:\n  a: { lock: board, steps: [\"echo begun; exec sleep 600\"] }\n  \
+         b: { lock: board, steps: [\"true\"] }\n",
+    );
+    let mut kiln = place.kiln(&["run"]).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for_line(kiln.stdout.as_mut().unwrap(), "a | begun");
+    let why = place.run(&["why", "#1/b"]).out;
+    assert!(why.contains("waits for the lock `board`, held by `a`"), "{why}");
+    interrupt(&kiln);
+    place.said(kiln.wait_with_output().unwrap());
+}
+
+/// Attempts of a killed process filled the data folder for ever.
+#[test]
+fn what_a_killed_process_left_is_removed() {
+    let place = Place::with("jobs: { j: { steps: [\"echo begun; exec sleep 600\"] } }\n");
+    let mut kiln = place.kiln(&["run"]).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for_line(kiln.stdout.as_mut().unwrap(), "j | begun");
+    kiln.kill().unwrap();
+    kiln.wait().unwrap();
+    place.run(&["runs"]);
+    let attempts = place.data().join("local/layers/attempts");
+    assert_eq!(std::fs::read_dir(attempts).unwrap().count(), 0);
+}
+
+/// A job that commits did so in the person's repository, where `.git` leads out of the tree.
+#[test]
+fn a_job_in_a_linked_tree_leaves_the_repository_alone() {
+    let place = Place::with(
+        "jobs: { j: { steps: [\"echo x > new; git add new; git -c user.name=J -c user.email=j@x \
+         commit -qm of-the-job; git tag of-the-job; git log --format=%s\"] } }\n",
+    );
+    place.git(&["add", "--all"]);
+    place.git(&["commit", "--quiet", "--message", "first"]);
+    let linked = place.data().with_file_name("linked");
+    place.git(&["worktree", "add", "--quiet", linked.to_str().unwrap()]);
+    let said = place.run(&["run", "-C", linked.to_str().unwrap()]);
+    assert_eq!(said.code, Some(0), "{said}");
+    assert!(said.out.contains("j | of-the-job\nj | first\n"), "{said}");
+    let refs = place.git(&["for-each-ref", "--format=%(refname:short) %(contents:subject)"]);
+    assert_eq!(refs, "linked first\nmain first\n");
+    assert!(!linked.join("new").exists());
 }
 
 #[test]

@@ -12,7 +12,7 @@
 
 use kiln_model::artifact::Artifact;
 use kiln_model::layer::LayerId;
-use kiln_model::{AgentId, AttemptId, Epoch, Exit, JobState, LeaseId, Outcome};
+use kiln_model::{AgentId, AttemptId, Epoch, Exit, JobState, LeaseId, Notes, Outcome};
 use kiln_stdx::Timestamp;
 
 use crate::action::Refused;
@@ -38,6 +38,7 @@ pub struct Attempt {
     pub layer: Option<LayerId>,
     pub artifacts: Vec<Artifact>,
     pub log_bytes: u64,
+    pub notes: Notes,
 }
 
 /// What brought an attempt about.
@@ -76,6 +77,7 @@ pub(crate) struct Finish<'a> {
     pub artifacts: &'a [Artifact],
     /// Absent: not known, because the agent is gone.
     pub log_bytes: Option<u64>,
+    pub notes: &'a Notes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,7 @@ impl Attempt {
             layer: None,
             artifacts: Vec::new(),
             log_bytes: 0,
+            notes: Notes::default(),
         }
     }
 
@@ -262,7 +265,13 @@ impl Attempt {
             self.free();
         } else {
             let outcome = Outcome::Lost { message: message.to_owned() };
-            let gone = Finish { outcome: &outcome, layer: &None, artifacts: &[], log_bytes: None };
+            let gone = Finish {
+                outcome: &outcome,
+                layer: &None,
+                artifacts: &[],
+                log_bytes: None,
+                notes: &Notes::default(),
+            };
             self.end(gone, at);
         }
         Ok(News::New)
@@ -339,6 +348,7 @@ impl Attempt {
         self.outcome = Some(finish.outcome.clone());
         self.layer.clone_from(finish.layer);
         self.artifacts = finish.artifacts.to_vec();
+        self.notes.clone_from(finish.notes);
         self.finished_at = Some(at);
     }
 

@@ -147,8 +147,9 @@ impl Run {
                 let news = attempt.finish_step(*lease, *step, exit, *log_to, at)?;
                 effects.job_changed_by(news, lease.attempt.job);
             }
-            EventKind::Finished { lease, outcome, outputs, layer, artifacts, log_bytes } => {
-                let finish = Finish { outcome, layer, artifacts, log_bytes: Some(*log_bytes) };
+            EventKind::Finished { lease, outcome, outputs, layer, artifacts, log_bytes, notes } => {
+                let log_bytes = Some(*log_bytes);
+                let finish = Finish { outcome, layer, artifacts, log_bytes, notes };
                 let news = self.attempt_mut(*lease)?.finish(*lease, finish, at)?;
                 let job = self.job_mut(lease.attempt.job);
                 let over = job.attempts.last().is_some_and(|last| last.state.is_over());

@@ -160,6 +160,7 @@ fn finished(lease: LeaseId, outcome: Outcome) -> EventKind {
         layer: Some(LayerId::Attempt(lease.attempt.to_string())),
         artifacts: Vec::new(),
         log_bytes: 10,
+        notes: Default::default(),
     }
 }
 

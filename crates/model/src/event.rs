@@ -71,6 +71,8 @@ pub enum EventKind {
         artifacts: Vec<Artifact>,
         #[serde(default)]
         log_bytes: u64,
+        #[serde(default, skip_serializing_if = "Notes::is_empty")]
+        notes: Notes,
     },
     /// The agent was silent for too long. Not started: the attempt is offered again under a new
     /// epoch. Started: it is lost.
@@ -86,6 +88,24 @@ pub enum EventKind {
         jobs: Vec<JobIndex>,
         by: String,
     },
+}
+
+/// What else an agent has to say of an attempt that ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notes {
+    /// What a person should know and no job failed of. Whole sentences without the full stop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Positions of the steps that the attempt's job can be begun from: the files that each found are
+    /// kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boundaries: Vec<u32>,
+}
+
+impl Notes {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl EventKind {

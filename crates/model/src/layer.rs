@@ -63,6 +63,11 @@ pub enum LayerId {
     Source(String),
     /// What one attempt wrote, named by [`crate::AttemptId`].
     Attempt(String),
+    /// What an attempt had written before one of its steps: `7-0-1.2` is before the step at
+    /// position 2 of attempt `7-0-1`.
+    Boundary(String),
+    /// Files of a cache, named by the cache's entry.
+    Cache(String),
 }
 
 /// The files that a run starts from.

@@ -20,7 +20,7 @@ pub mod layer;
 pub mod artifact;
 pub mod limit;
 
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKind, Notes};
 pub use id::{AgentId, AttemptId, Epoch, JobIndex, LeaseId, ProjectId, RunId, RunNumber};
 pub use name::{JobName, ProjectName};
 pub use outcome::{Exit, Outcome};

@@ -100,8 +100,18 @@ pub struct Job {
     /// Globs of what it reads; empty: everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<String>,
+    /// Files that it may find again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub cache: Vec<String>,
+    pub cache: Vec<CacheRule>,
+    /// Part of what its result depends on, besides what kiln sees: another text, another result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_key: Option<String>,
+    /// Which files it starts from.
+    #[serde(default, skip_serializing_if = "View::is_all")]
+    pub workspace: View,
+    /// Whether its files are kept as each step found them. `None`: as the runner has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Snapshots>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub services: BTreeMap<String, Service>,
     /// Who may approve; the job waits for one of them.
@@ -172,6 +182,68 @@ pub struct ArtifactRule {
     /// Matching nothing is not a failure.
     #[serde(default, skip_serializing_if = "is_false")]
     pub optional: bool,
+}
+
+/// Files that a job may find again, and may always find gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenCacheRule")]
+pub struct CacheRule {
+    /// A folder or a file: relative to the workspace, absolute, or below the home (`~/…`).
+    pub path: String,
+    /// Caches of one path with different keys are different caches. Default: one for the project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// Plans of the first version had the path alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenCacheRule {
+    Path(String),
+    Rule {
+        path: String,
+        #[serde(default)]
+        key: Option<String>,
+    },
+}
+
+impl From<WrittenCacheRule> for CacheRule {
+    fn from(written: WrittenCacheRule) -> Self {
+        match written {
+            WrittenCacheRule::Path(path) => Self { path, key: None },
+            WrittenCacheRule::Rule { path, key } => Self { path, key },
+        }
+    }
+}
+
+/// Which files a job starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "sees")]
+pub enum View {
+    /// The source, and what its needs saw and left.
+    #[default]
+    All,
+    /// The source, and what these jobs saw and left; they are among its needs.
+    From { jobs: Vec<JobIndex> },
+    /// The source only.
+    Fresh,
+    /// An empty folder.
+    Nothing,
+}
+
+impl View {
+    pub fn is_all(&self) -> bool {
+        *self == Self::All
+    }
+}
+
+/// When a job's files are kept besides at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Snapshots {
+    /// Before each step that finds other files than the step before it.
+    Steps,
+    Off,
 }
 
 /// A semaphore of the project. The holder keeps it from lease to end.
@@ -360,6 +432,9 @@ impl Job {
             outputs: Vec::new(),
             inputs: Vec::new(),
             cache: Vec::new(),
+            cache_key: None,
+            workspace: View::All,
+            snapshots: None,
             services: BTreeMap::new(),
             approve: None,
             priority: 0,

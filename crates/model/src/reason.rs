@@ -70,7 +70,7 @@ impl fmt::Display for Reason {
             Self::Needs { jobs } => write!(f, "waits for {}", list(jobs)),
             Self::NoAgent => f.write_str("waits for a free agent"),
             Self::Lock { lock, held_by } => {
-                write!(f, "waits for the lock `{lock}`, which {held_by} holds")
+                write!(f, "waits for the lock `{lock}`, held by {held_by}")
             }
             Self::Approval => f.write_str("waits for approval"),
             Self::Condition { condition, .. } => write!(f, "its condition `{condition}` is false"),

@@ -155,7 +155,10 @@ fn reason_now(runs: &Runs, run: &Run, status: &JobStatus) -> Option<Reason> {
                 Some(plan) if holder.run == run.id => format!("`{}`", plan.job(holder.job).name),
                 _ => "another run".to_owned(),
             };
-            let held_by: Vec<String> = held_by.iter().map(name).collect();
+            let mut held_by: Vec<String> = held_by.iter().map(name).collect();
+            // This run's own jobs first, and other runs once.
+            held_by.sort_unstable_by_key(|name| !name.starts_with('`'));
+            held_by.dedup();
             Some(Reason::Lock { lock, held_by: held_by.join(", ") })
         }
         _ => status.reason.clone(),

@@ -74,10 +74,7 @@ pub(crate) enum Order {
 /// What an operation must outlive, by itself, before it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lasts {
-    /// The death of this process; a loss of power, from the next commit on that lasts always. Nobody
-    /// waits for it, so it may also wait a moment for company.
-    Unhurried,
-    /// As that, at once.
+    /// The death of this process; a loss of power, from the next commit on that lasts always.
     UntilPowerFails,
     /// A loss of power.
     Always,
@@ -94,7 +91,7 @@ impl Store {
         make_folder(data)?;
         let lock = exclusive.then(|| Lock::take(data)).transpose()?;
         let engine = match url {
-            None => open_sqlite(data)?,
+            None => open_sqlite(data, exclusive)?,
             Some(url) => Engine::Postgres(Postgres::open(url, exclusive).await?),
         };
         Ok(Self { inner: Arc::new(Inner { engine, _lock: lock }) })
@@ -200,11 +197,15 @@ where
     }
 }
 
-fn open_sqlite(data: &Path) -> Result<Engine, StoreError> {
+fn open_sqlite(data: &Path, exclusive: bool) -> Result<Engine, StoreError> {
     let path = data.join(sqlite::FILE_NAME);
-    let mut db = sqlite::open(&path)?;
+    let closing = match exclusive {
+        true => sqlite::Closing::FoldJournal,
+        false => sqlite::Closing::KeepJournal,
+    };
+    let mut db = sqlite::open(&path, closing)?;
     Db::finish(migrate::up(&mut db, migrate::SQLITE))?;
-    let readers = sqlite::Readers::new(&path, Arc::clone(&db.place));
+    let readers = sqlite::Readers::new(&path, Arc::clone(&db.place), closing);
     Ok(Engine::Sqlite { readers, writer: sqlite::Writer::start(db)? })
 }
 

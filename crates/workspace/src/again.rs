@@ -87,3 +87,74 @@ fn look(dir: &Path) -> Result<Option<Untouched>, FsError> {
     };
     Ok(Some(Untouched { names, upper }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use kiln_model::{JobIndex, RunId};
+
+    use super::*;
+    use crate::{Base, Driver};
+
+    struct Made {
+        workspaces: Workspaces,
+        prepared: Prepared,
+        _folder: tempfile::TempDir,
+    }
+
+    fn attempt(job: u32) -> AttemptId {
+        AttemptId { run: RunId(1), job: JobIndex(job), attempt: 1 }
+    }
+
+    fn made(driver: Driver) -> Made {
+        let folder = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::open(&folder.path().join("layers"), Some(driver)).unwrap();
+        let root = folder.path().join("tree");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        let base = Base::WorkingTree { root, hidden: Vec::new(), git: None };
+        let prepared = workspaces.prepare(attempt(0), "place", &base, &[], &[]).unwrap();
+        Made { workspaces, prepared, _folder: folder }
+    }
+
+    fn is_seen(touch: impl FnOnce(PathBuf)) -> bool {
+        let made = made(Driver::Overlay);
+        let before = made.workspaces.untouched(attempt(0)).unwrap();
+        touch(made.workspaces.attempt_dir(attempt(0)));
+        !made.workspaces.is_untouched(attempt(0), &before)
+    }
+
+    #[test]
+    fn whatever_a_job_leaves_is_seen() {
+        assert!(!is_seen(|_| {}));
+        assert!(is_seen(|dir| fs::write(dir.join("upper/file"), "").unwrap()));
+        assert!(is_seen(|dir| fs::create_dir(dir.join("upper/.hidden")).unwrap()));
+        assert!(is_seen(|dir| fs::write(dir.join("output"), "a=b").unwrap()));
+        assert!(is_seen(|dir| {
+            fs::set_permissions(dir.join("upper"), fs::Permissions::from_mode(0o711)).unwrap();
+        }));
+        assert!(is_seen(|dir| fs::remove_dir(dir.join("upper")).unwrap()));
+    }
+
+    #[test]
+    fn a_workspace_that_is_handed_on_is_the_same_folder() {
+        let made = made(Driver::Overlay);
+        let workspaces = &made.workspaces;
+        let before = workspaces.untouched(attempt(0)).unwrap();
+        let prepared = workspaces.hand_on(attempt(0), attempt(1), &made.prepared).unwrap();
+        assert_eq!(workspaces.attempts().unwrap(), [attempt(1)]);
+        assert!(workspaces.is_untouched(attempt(1), &before));
+        let (old, new) = (made.prepared.mount.unwrap(), prepared.mount.unwrap());
+        assert_eq!((new.lowers, new.at, new.user), (old.lowers, old.at, old.user));
+        assert!(new.upper.starts_with(workspaces.attempt_dir(attempt(1))) && new.upper.is_dir());
+        assert!(new.work.starts_with(workspaces.attempt_dir(attempt(1))) && new.work.is_dir());
+        assert_eq!(workspaces.seal(attempt(1)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_copy_is_never_as_good_as_new() {
+        assert_eq!(made(Driver::Copy).workspaces.untouched(attempt(0)), None);
+    }
+}

@@ -36,5 +36,7 @@ fn name(layer: &LayerId) -> String {
     match layer {
         LayerId::Source(tree) => format!("the source `{tree}`"),
         LayerId::Attempt(attempt) => format!("the files of attempt `{attempt}`"),
+        LayerId::Boundary(boundary) => format!("the files as step `{boundary}` found them"),
+        LayerId::Cache(entry) => format!("the cache `{entry}`"),
     }
 }

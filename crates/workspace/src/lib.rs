@@ -9,6 +9,7 @@
 //!        sources/<tree>.over/  the same by what differs from others: files, their names, the index
 //!        gits/<name>/          a `.git` for one source, its objects borrowed
 //!        sealed/<attempt>/     what an attempt wrote; with `<attempt>.json` in the copy driver's form
+//!        sealed/<attempt>.own.json  the folders below that which are its own too
 //!        attempts/<attempt>/   a living attempt: upper and work, or tree and record; its sockets
 //!        places/<name>/        where a project's workspaces are mounted, each in its own namespace
 //!        masks/<key>/          white-outs that hide paths of a working tree
@@ -21,6 +22,7 @@
 
 mod workspaces;
 mod source;
+mod pieces;
 mod hidden;
 mod driver;
 mod copy;

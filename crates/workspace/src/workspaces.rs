@@ -12,7 +12,7 @@ use kiln_stdx::overlay::Mount;
 
 use crate::record::Record;
 use crate::source::{checked_name, is_name};
-use crate::{Driver, GitLayer, WorkspaceError, copy, driver, flatten, hidden, tree};
+use crate::{Driver, GitLayer, WorkspaceError, copy, driver, flatten, hidden, pieces, tree};
 
 pub(crate) const UPPER: &str = "upper";
 pub(crate) const WORK: &str = "work";
@@ -120,8 +120,7 @@ impl Workspaces {
         match layer {
             LayerId::Source(tree) if is_name(tree) => self.source_paths(tree),
             LayerId::Attempt(attempt) if is_name(attempt) => {
-                let path = self.sealed().join(attempt);
-                path.is_dir().then(|| vec![path])
+                pieces::of(&self.root, &self.sealed().join(attempt))
             }
             _ => None,
         }
@@ -130,6 +129,9 @@ impl Workspaces {
     /// An empty upper over the layers (lowest first) over the base. `place` names the folder where
     /// all workspaces of a project are mounted, each in its own namespace.
     ///
+    /// `own` are layers over `layers` that count as written by this attempt: they are part of what
+    /// [`Workspaces::seal`] gives.
+    ///
     /// What the attempt had before is gone: a second lease of it begins anew.
     pub fn prepare(
         &self,
@@ -137,9 +139,10 @@ impl Workspaces {
         place: &str,
         base: &Base,
         layers: &[LayerId],
+        own: &[LayerId],
     ) -> Result<Prepared, WorkspaceError> {
         checked_name(place)?;
-        let stack = self.stack(base, layers)?;
+        let stack = self.stack(base, layers, own)?;
         self.discard(attempt)?;
         let dir = self.attempt_dir(attempt);
         create_private_dir(&dir)?;
@@ -164,7 +167,7 @@ impl Workspaces {
         stack: Stack,
         user: bool,
     ) -> Result<Prepared, WorkspaceError> {
-        for (layer, path) in &stack.layers {
+        for (layer, path) in stack.layers.iter().chain(&stack.own) {
             if copy::gone_file(path).exists() {
                 return Err(WorkspaceError::OtherForm(layer.clone()));
             }
@@ -175,12 +178,14 @@ impl Workspaces {
         for folder in [&upper, &work] {
             fs::create_dir(folder).named("create", folder)?;
         }
+        let own: Vec<_> = stack.own.iter().map(|(_, path)| path.clone()).collect();
+        pieces::write(&self.root, &dir.join(pieces::OWN), &own)?;
         // The top's attributes are what the job sees of its own root.
-        let looks = stack.layers.last().map_or(stack.top(), |(_, path)| path);
+        let looks = stack.own.last().or(stack.layers.last()).map_or(stack.top(), |(_, path)| path);
         let looks = fs::metadata(looks).named("read", looks)?.permissions();
         fs::set_permissions(&upper, looks).named("change the mode of", &upper)?;
 
-        let paths = stack.layers.into_iter().map(|(_, path)| path).collect();
+        let paths = stack.layers.into_iter().chain(stack.own).map(|(_, path)| path).collect();
         let mut lowers = flatten::flatten(&self.sealed(), paths, user)?;
         lowers.reverse();
         lowers.extend(stack.git);
@@ -209,6 +214,10 @@ impl Workspaces {
             copy::apply(layer, &directory)?;
         }
         copy::remember(&directory, &dir.join(RECORD))?;
+        // After the record: what differs from it is the attempt's.
+        for (_, layer) in &stack.own {
+            copy::apply(layer, &directory)?;
+        }
         Ok(Prepared { mount: None, directory })
     }
 
@@ -220,11 +229,13 @@ impl Workspaces {
         let (upper, tree) = (dir.join(UPPER), dir.join(TREE));
         let wrote = if upper.is_dir() {
             let wrote = !tree::is_empty(&upper)?;
+            // Before the top: a layer without these would show too little.
+            let own = pieces::carry(&self.root, &dir.join(pieces::OWN), &sealed)?;
             if wrote {
                 tree::remove(&copy::gone_file(&sealed))?;
                 self.replace(&upper, &sealed)?;
             }
-            wrote
+            wrote || own
         } else if tree.is_dir() {
             self.seal_copy(&dir, &tree, &sealed)?
         } else {
@@ -273,7 +284,12 @@ impl Workspaces {
     }
 
     /// Finds every layer, or says which are missing.
-    fn stack(&self, base: &Base, layers: &[LayerId]) -> Result<Stack, WorkspaceError> {
+    fn stack(
+        &self,
+        base: &Base,
+        layers: &[LayerId],
+        own: &[LayerId],
+    ) -> Result<Stack, WorkspaceError> {
         let mut missing = Vec::new();
         let mut find = |layer: &LayerId| {
             let paths = self.layer_paths(layer);
@@ -285,11 +301,15 @@ impl Workspaces {
         let mut seen = BTreeSet::new();
         // The kernel refuses the same layer twice. Its lowest place counts: what comes after its
         // first mention was made on top of it.
-        let found: Vec<_> = layers
-            .iter()
-            .filter(|layer| seen.insert((*layer).clone()))
-            .flat_map(|layer| find(layer).into_iter().map(|path| (layer.clone(), path)))
-            .collect();
+        let mut found = |layers: &[LayerId]| {
+            let mut all = Vec::new();
+            for layer in layers {
+                let paths = find(layer).into_iter().filter(|path| seen.insert(path.clone()));
+                all.extend(paths.map(|path| (layer.clone(), path)));
+            }
+            all
+        };
+        let (layers, own) = (found(layers), found(own));
         let git = match base {
             Base::Source { git, .. } | Base::WorkingTree { git, .. } => {
                 git.as_ref().map(|git| self.git_path(git))
@@ -314,7 +334,7 @@ impl Workspaces {
             }
         };
         if missing.is_empty() {
-            Ok(Stack { base, over, git, hidden, layers: found })
+            Ok(Stack { base, over, git, hidden, layers, own })
         } else {
             Err(WorkspaceError::Missing(missing))
         }
@@ -351,6 +371,8 @@ struct Stack {
     git: Option<PathBuf>,
     hidden: BTreeSet<PathBuf>,
     layers: Vec<(LayerId, PathBuf)>,
+    /// Over those, and part of what the attempt gives.
+    own: Vec<(LayerId, PathBuf)>,
 }
 
 impl Stack {

@@ -62,6 +62,10 @@ Examples:
   kiln run --secret TOKEN=GITHUB_TOKEN  with a secret from a variable of this shell
   kiln run --json | jq -c 'select(.type == \"job\")'
 
+With --json each line is an object with a `type`: `run`, `job` and `step` when their `state` changes,
+`log` with the whole lines that a `job` wrote (`text`, or `base64` where that is not UTF-8) and the
+`offset` of their first byte, `note`, and last `result`, with the `exit_code` and all `jobs`.
+
 Ctrl-C cancels: jobs are told to end, get 5 s for it, and nothing is left behind. A second Ctrl-C
 does not wait. Exit codes: 0 success, 1 a job failed, 2 bad manifest or usage, 3 the environment,
 130 cancelled.";

@@ -209,7 +209,7 @@ async fn wait(
         () = tokio::time::sleep(FRAME), if frames => return Ok(None),
     }
     // A thousand jobs change a thousand times a second; looking at all of them each time would be
-    // quadratic. Small runs are looked at at once.
+    // quadratic. Small runs are looked at at once, and so is the end.
     let rest = picture.look_again_after().saturating_sub(drawn.elapsed());
     if rest.is_zero() {
         return Ok(None);
@@ -217,6 +217,7 @@ async fn wait(
     tokio::select! {
         biased;
         interrupt = interrupts.next() => Ok(Some(interrupt)),
+        () = watched.over() => Ok(None),
         () = tokio::time::sleep(rest) => Ok(None),
     }
 }

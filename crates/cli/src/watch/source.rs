@@ -154,6 +154,16 @@ impl Watched {
         }
     }
 
+    /// Resolves when the run is over, where that can be told without a look at it.
+    pub async fn over(&mut self) {
+        let Self::Here { runs, run, news, .. } = self else { return std::future::pending().await };
+        while !runs.is_over(*run) {
+            if let Err(RecvError::Closed) = news.recv().await {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Bytes of an attempt's log; empty: no more yet.
     pub async fn log(
         &self,

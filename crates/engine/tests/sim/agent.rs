@@ -252,6 +252,7 @@ impl Work {
             layer: Some(LayerId::Attempt(self.lease.attempt.to_string())),
             artifacts: Vec::new(),
             log_bytes: 100,
+            notes: Default::default(),
         };
         self.saying = Some((kind, None));
     }

@@ -352,5 +352,6 @@ fn finished(lease: LeaseId, outcome: Outcome) -> EventKind {
         layer: None,
         artifacts: Vec::new(),
         log_bytes: 0,
+        notes: Default::default(),
     }
 }

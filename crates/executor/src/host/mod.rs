@@ -7,7 +7,8 @@
 //!
 //! The [`Spawner`] is small and single-threaded, so its forks are cheap and lawful. An *init* is
 //! such a fork: it owns a session, reads its output, writes its log, and is the ancestor of
-//! everything the steps start.
+//! everything the steps start. After a job that left nothing it may serve another one that starts on
+//! the same layers, with nothing of the first but the mount.
 //!
 //! It isolates:
 //! - files, when there is a mount: the workspace exists only in the session's own mount namespace;

@@ -134,8 +134,15 @@ impl Executor for HostExecutor {
         };
         let mut talk = Talk::over(stream)?;
         talk.link.ask(&Ask::Attach);
-        // It may have been ending just now.
-        let Some(Tell::State(state)) = talk.hear().await else { return Ok(None) };
+        let state = loop {
+            match talk.hear().await {
+                Some(Tell::State(state)) => break state,
+                // A step that ended before our question was read; the answer has it too.
+                Some(_) => {}
+                // The session was ending just now.
+                None => return Ok(None),
+            }
+        };
         // Never back: what was said after the state may have been heard by now.
         advance(&talk.position, state.n_log_bytes);
         let session = HostSession::over(talk, state.running.is_some());

@@ -134,7 +134,7 @@ fn start_owner(folder: &Path, orphan_ms: u32) -> Child {
 }
 
 /// An overlay over one lower folder, or `None` where the machine refuses.
-async fn overlay(bench: &Bench<HostExecutor>) -> Option<Mount> {
+pub async fn overlay(bench: &Bench<HostExecutor>) -> Option<Mount> {
     let kind = bench.executor.probe_overlay(bench.folder.path()).await.expect("the probe runs")?;
     Some(overlay_mount(bench, kind == OverlayKind::User))
 }
@@ -154,7 +154,7 @@ fn overlay_mount(bench: &Bench<HostExecutor>, user: bool) -> Mount {
     }
 }
 
-fn on(mount: Mount) -> impl FnOnce(&mut SessionSpec) {
+pub fn on(mount: Mount) -> impl FnOnce(&mut SessionSpec) {
     move |spec| {
         spec.directory = mount.at.clone();
         spec.mount = Some(mount);
@@ -228,7 +228,7 @@ async fn overlay_unless_refused(bench: &Bench<HostExecutor>) {
     }
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let stat = std::fs::read_to_string("/proc/self/status").unwrap();
     stat.lines().any(|line| line.starts_with("Uid:\t0\t0"))
 }

@@ -5,6 +5,7 @@
 
 mod bench;
 mod host;
+mod rest;
 mod suite;
 
 use std::panic::AssertUnwindSafe;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     }
     let mut cases = suite::cases();
     cases.extend(host::cases());
+    cases.extend(rest::cases());
     if args.iter().any(|arg| arg == "--list") {
         cases.iter().for_each(|case| println!("{}: test", case.name));
         return ExitCode::SUCCESS;

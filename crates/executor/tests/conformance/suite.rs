@@ -404,7 +404,7 @@ async fn daemons_are_killed_at_the_end<E: Executor>(bench: Bench<E>) {
 
 async fn a_swarm_that_forks_is_killed<E: Executor>(bench: Bench<E>) {
     let mut session = bench.open_with(|spec| spec.grace = Duration::ZERO).await;
-    let script = "f() { sh -c 'trap \"\" TERM; echo $$ >> pids; sleep 0.02; . ./again' & }; \
+    let script = ": > pids; f() { sh -c 'trap \"\" TERM; echo $$ >> pids; sleep 0.02; . ./again' & }; \
                   echo 'i=0; while [ $i -lt 2 ]; do \
                   sh -c \"echo \\$\\$ >> pids; sleep 0.05; . ./again\" & i=$((i+1)); done; \
                   sleep 0.05; exit' > again; f; f; \

@@ -3,7 +3,7 @@
 use kiln_model::JobName;
 use kiln_model::limit::{COMMAND_BYTES_MAX, JOB_STEPS_MAX, JOB_TIMEOUT};
 use kiln_model::pattern::Glob;
-use kiln_model::plan::{ArtifactRule, Command, Job, Lock, Retry, Service, Step};
+use kiln_model::plan::{ArtifactRule, CacheRule, Command, Job, Lock, Retry, Service, Step, View};
 
 use super::scope::{JobNames, Known};
 use super::template::Filler;
@@ -49,7 +49,14 @@ pub fn job(
         lock: job.lock.as_ref().map(|written| lock(written, job, &filler, complaints)),
         outputs: values(&job.outputs),
         inputs: globs(&job.inputs, complaints),
-        cache: values(&job.cache),
+        cache: job
+            .cache
+            .iter()
+            .map(|path| CacheRule { path: path.value.clone(), key: None })
+            .collect(),
+        cache_key: None,
+        workspace: View::All,
+        snapshots: None,
         services: services(job, &filler, complaints),
         approve: job.approve.as_ref().map(|people| values(people)),
         priority: job.priority,

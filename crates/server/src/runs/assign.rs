@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kiln_api::agent::{Assignment, StepKnown};
+use kiln_api::agent::{Assignment, CacheScopes, StepKnown};
 use kiln_engine::run::{Run, Step};
-use kiln_model::layer::Source;
-use kiln_model::{LeaseId, Plan, Trigger};
+use kiln_model::layer::{LayerId, Source};
+use kiln_model::{AttemptId, JobName, LeaseId, Plan, Trigger};
 use kiln_stdx::Secret;
 use kiln_store::StoreError;
 
@@ -35,19 +35,22 @@ impl Runs {
         lease: LeaseId,
     ) -> Result<Assignment, AssignError> {
         let at = lease.attempt.job;
-        let (job, env, layers, started_at, steps) = {
+        let (plan, job, env, layers, started_at, steps, is_last) = {
             let run = lock(&live.run);
             let plan = run.plan.clone().expect("a leased job has a plan");
             let attempt = attempt_of(&run, lease.attempt);
             (
+                plan.clone(),
                 plan.job(at).clone(),
                 environment(live, &run, &plan, lease),
                 run.layers_below(at),
                 attempt.and_then(|attempt| attempt.started_at),
                 attempt.map_or_else(Vec::new, |attempt| attempt.steps.iter().map(known).collect()),
+                run.n_jobs_over() as usize + 1 >= run.jobs.len(),
             )
         };
         let secrets = self.secrets_for(live, &job.secrets).await?;
+        let layers_of = layers.iter().filter_map(|layer| job_of(&plan, layer)).collect();
         let mirror = match live.row.source {
             Source::Git { .. } => Some(self.places().mirror(live.row.project)),
             Source::WorkingTree { .. } => None,
@@ -63,10 +66,17 @@ impl Runs {
             source: live.row.source.clone(),
             mirror,
             layers,
+            layers_of,
+            own: Vec::new(),
+            first_step: 0,
+            snapshots: false,
+            no_cache: false,
+            caches: CacheScopes::default(),
             log: self.logs().path(lease.attempt),
             objects: self.places().objects(),
             started_at,
             steps,
+            is_last,
         })
     }
 
@@ -103,6 +113,13 @@ impl Runs {
             Source::WorkingTree { .. } => AssignError::NoLocalSecret { name },
         })
     }
+}
+
+/// The job that wrote a layer of its run.
+fn job_of(plan: &Plan, layer: &LayerId) -> Option<JobName> {
+    let LayerId::Attempt(attempt) = layer else { return None };
+    let attempt: AttemptId = attempt.parse().ok()?;
+    Some(plan.jobs.get(attempt.job.at())?.name.clone())
 }
 
 fn known(step: &Step) -> StepKnown {

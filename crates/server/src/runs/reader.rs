@@ -32,6 +32,11 @@ impl Runs {
         }
         Err(StoreError::Other("the run cannot be written at the moment; try again".to_owned()))
     }
+
+    /// Whether a run that is driven here has come to its end. Cheaper than a look at it.
+    pub fn is_over(&self, id: RunId) -> bool {
+        lock(&self.inner.live).get(&id).is_some_and(|live| lock(&live.run).state.is_over())
+    }
 }
 
 /// Each failure of the store makes the run in memory be read again from its rows.

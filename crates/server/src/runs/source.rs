@@ -80,8 +80,9 @@ impl JobSource for Runs {
     }
 
     async fn finish(&self, lease: LeaseId, result: JobResult) -> Result<(), LeaseError> {
-        let JobResult { outcome, outputs, layer, artifacts, log_bytes } = result;
-        let kind = EventKind::Finished { lease, outcome, outputs, layer, artifacts, log_bytes };
+        let JobResult { outcome, outputs, layer, artifacts, log_bytes, notes } = result;
+        let kind =
+            EventKind::Finished { lease, outcome, outputs, layer, artifacts, log_bytes, notes };
         let finished = self.fact(lease, kind).await;
         if !matches!(finished, Err(LeaseError::Unavailable(_))) {
             self.inner.leases.remove(lease);

@@ -26,6 +26,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// This long after the last connection came, what answering it took is given back.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// Where connections come from.
 pub(super) trait Door: Send + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -57,11 +60,19 @@ pub(super) async fn accept(
     stopping: CancellationToken,
 ) {
     let mut pause = PAUSE_MIN;
+    let mut rests = true;
     loop {
         let taken = tokio::select! {
             taken = door.next() => taken,
             () = stopping.cancelled() => return,
+            () = tokio::time::sleep(REST_AFTER), if !rests => {
+                rests = true;
+                // What cannot be given back just stays.
+                let _ = kiln_stdx::memory::give_back();
+                continue;
+            }
         };
+        rests = false;
         match taken {
             Ok(stream) => {
                 pause = PAUSE_MIN;

@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn without_projects_the_page_says_how_to_add_one() {
-        let html = build(&[], "http://127.0.0.1:4180", sample::NOW).render().unwrap();
+        let html = build(&[], "http://127.0.0.1:7411", sample::NOW).render().unwrap();
         assert!(html.contains("kiln project add"));
         assert!(html.contains("kiln project hook"));
     }

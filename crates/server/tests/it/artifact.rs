@@ -30,6 +30,7 @@ async fn an_artifact_is_sent_as_it_is_and_never_as_a_page() {
         layer: None,
         artifacts,
         log_bytes: 0,
+        notes: Default::default(),
     };
     world.server.runs().finish(job.lease, result).await.unwrap();
     let list = world.get(ARTIFACTS).await.json();

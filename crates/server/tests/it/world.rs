@@ -120,6 +120,7 @@ impl World {
             layer: None,
             artifacts: Vec::new(),
             log_bytes,
+            notes: Default::default(),
         };
         self.server.runs().finish(lease, result).await.unwrap();
     }

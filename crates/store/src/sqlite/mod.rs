@@ -9,7 +9,7 @@ mod open;
 mod reader;
 mod writer;
 
-pub(crate) use open::{FILE_NAME, open};
+pub(crate) use open::{Closing, FILE_NAME, open};
 pub(crate) use reader::Readers;
 pub(crate) use writer::Writer;
 

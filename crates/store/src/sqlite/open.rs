@@ -7,6 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::StoreError;
@@ -33,8 +34,18 @@ const STATEMENTS_MAX: usize = 128;
 const BUSY_FOR: Duration = Duration::from_secs(30);
 const BUSY_STEP_MAX: Duration = Duration::from_millis(10);
 
+/// What the last one to leave does with the journal, `kiln.db-wal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// Folds it into the file, which then is all there is.
+    FoldJournal,
+    /// Leaves it to the next one. For processes that come and go: folding, and making the journal
+    /// anew, is half of all that a short `kiln run` waits for the disk.
+    KeepJournal,
+}
+
 /// Opens the file for writing, and makes it when it is not there. Tables come with the migrations.
-pub(crate) fn open(path: &Path) -> Result<Db, StoreError> {
+pub(crate) fn open(path: &Path, closing: Closing) -> Result<Db, StoreError> {
     if rusqlite::version_number() < VERSION_MIN {
         return Err(StoreError::other(format!(
             "this kiln was built with SQLite {}, which can corrupt its databases; build it with \
@@ -47,16 +58,16 @@ pub(crate) fn open(path: &Path) -> Result<Db, StoreError> {
     refuse_network_file_system(path)?;
     // No URI flag: a folder called `file:x?mode=memory` is a folder.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = connect(path, flags).map_err(|e| error::named(&place, &e))?;
+    let db = connect(path, flags, closing).map_err(|e| error::named(&place, &e))?;
     refuse_strangers(&db, &place)?;
     write_ahead(&db).map_err(|e| error::named(&place, &e))?;
     Ok(Db { engine: Engine::Sqlite(db), place: place.into() })
 }
 
 /// A connection that cannot write.
-pub(super) fn open_reader(path: &Path, place: &str) -> Result<Db, StoreError> {
+pub(super) fn open_reader(path: &Path, place: &str, closing: Closing) -> Result<Db, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = connect(path, flags)
+    let db = connect(path, flags, closing)
         .and_then(|db| db.pragma_update(None, "query_only", true).map(|()| db))
         .map_err(|e| error::named(place, &e))?;
     Ok(Db { engine: Engine::Sqlite(db), place: place.into() })
@@ -88,8 +99,10 @@ fn refuse_network_file_system(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, flags: OpenFlags, closing: Closing) -> rusqlite::Result<Connection> {
     let mut db = Connection::open_with_flags(path, flags)?;
+    let keep = closing == Closing::KeepJournal;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep)?;
     db.busy_handler(Some(wait_for_others()))?;
     db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // A small cache: the operating system has the file's pages in memory anyway. No mmap: an I/O

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::StoreError;
 use crate::db::Db;
-use crate::sqlite::open::open_reader;
+use crate::sqlite::open::{Closing, open_reader};
 
 /// Connections kept between reads: more would only cost memory on the machines that run on SQLite.
 const KEPT_MAX: usize = 3;
@@ -17,12 +17,13 @@ const KEPT_MAX: usize = 3;
 pub(crate) struct Readers {
     path: PathBuf,
     place: Arc<str>,
+    closing: Closing,
     kept: Mutex<Vec<Db>>,
 }
 
 impl Readers {
-    pub(crate) fn new(path: &Path, place: Arc<str>) -> Self {
-        Self { path: path.to_owned(), place, kept: Mutex::new(Vec::new()) }
+    pub(crate) fn new(path: &Path, place: Arc<str>, closing: Closing) -> Self {
+        Self { path: path.to_owned(), place, closing, kept: Mutex::new(Vec::new()) }
     }
 
     /// Lends a connection for the time of `work`.
@@ -34,7 +35,7 @@ impl Readers {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut db = match kept {
             Some(db) => db,
-            None => open_reader(&self.path, &self.place)?,
+            None => open_reader(&self.path, &self.place, self.closing)?,
         };
         let answer = work(&mut db);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

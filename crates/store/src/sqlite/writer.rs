@@ -3,22 +3,15 @@
 //! It sleeps on its queue. When an operation comes it takes all that have gathered, up to
 //! [`BATCH_MAX`], and runs them in one transaction, each in a savepoint of its own: one that fails
 //! undoes itself and nothing else. Everybody is answered after the commit. While one commit waits
-//! for the disk the next batch gathers, so the more is asked the less each costs. What nobody waits
-//! for waits a moment for company, and a batch that need not outlive a loss of power by itself does
-//! not wait for the disk ([`Lasts`]).
+//! for the disk the next batch gathers, so the more is asked the less each costs. A batch that need
+//! not outlive a loss of power by itself does not wait for the disk ([`Lasts`]).
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
-
-use kiln_stdx::clock::Stopwatch;
 
 use crate::StoreError;
 use crate::db::{Db, Engine};
 use crate::store::{Lasts, Op};
-
-/// How long an operation that nobody waits for may wait for others to go with it.
-const UNHURRIED_FOR: Duration = Duration::from_millis(5);
 
 /// Most operations in one commit. Past this the disk is no longer what costs.
 const BATCH_MAX: usize = 256;
@@ -62,7 +55,8 @@ fn serve(db: &mut Db, asked: &Receiver<Box<dyn Op>>) {
     let mut syncs = Lasts::Always;
     while let Ok(first) = asked.recv() {
         batch.push(first);
-        let lasts = gather(&mut batch, asked);
+        batch.extend(asked.try_iter().take(BATCH_MAX - 1));
+        let lasts = batch.iter().map(|op| op.lasts()).max().unwrap_or(Lasts::Always);
         let outcomes = match make_last(db, &mut syncs, lasts) {
             Ok(()) => commit(db, &mut batch),
             Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
@@ -73,30 +67,12 @@ fn serve(db: &mut Db, asked: &Receiver<Box<dyn Op>>) {
     }
 }
 
-/// Adds what has been asked meanwhile. Gives what the whole must outlive.
-fn gather(batch: &mut Vec<Box<dyn Op>>, asked: &Receiver<Box<dyn Op>>) -> Lasts {
-    let since = Stopwatch::start();
-    loop {
-        batch.extend(asked.try_iter().take(BATCH_MAX - batch.len()));
-        let lasts = batch.iter().map(|op| op.lasts()).max().unwrap_or(Lasts::Always);
-        let left = UNHURRIED_FOR.saturating_sub(since.elapsed());
-        if lasts > Lasts::Unhurried || left.is_zero() || batch.len() == BATCH_MAX {
-            return lasts;
-        }
-        match asked.recv_timeout(left) {
-            Ok(op) => batch.push(op),
-            Err(_) => return lasts,
-        }
-    }
-}
-
 /// Whether the next commits wait for the disk. One that does takes those with it that did not.
 fn make_last(db: &mut Db, syncs: &mut Lasts, lasts: Lasts) -> Result<(), StoreError> {
-    let lasts = lasts.max(Lasts::UntilPowerFails);
     if *syncs != lasts {
         Db::finish(db.batch(match lasts {
             Lasts::Always => "PRAGMA synchronous = FULL",
-            Lasts::Unhurried | Lasts::UntilPowerFails => "PRAGMA synchronous = NORMAL",
+            Lasts::UntilPowerFails => "PRAGMA synchronous = NORMAL",
         }))?;
         *syncs = lasts;
     }

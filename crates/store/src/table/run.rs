@@ -110,8 +110,9 @@ impl Store {
 /// nothing until its job's `Finished`: both stand behind these in the order of rows, and carry them.
 fn lasts(events: &[Event]) -> Lasts {
     let of = |event: &Event| match event.kind {
-        EventKind::StepStarted { .. } | EventKind::StepFinished { .. } => Lasts::Unhurried,
-        EventKind::Leased { .. } => Lasts::UntilPowerFails,
+        EventKind::Leased { .. }
+        | EventKind::StepStarted { .. }
+        | EventKind::StepFinished { .. } => Lasts::UntilPowerFails,
         _ => Lasts::Always,
     };
     events.iter().map(of).max().unwrap_or(Lasts::Always)

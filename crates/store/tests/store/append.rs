@@ -99,6 +99,7 @@ async fn events_come_back_as_they_were(place: Place) {
             layer: None,
             artifacts: vec![],
             log_bytes: 0,
+            notes: Default::default(),
         },
     ];
     let events: Vec<Event> = (2..).zip(kinds).map(|(seq, kind)| sample::event(seq, kind)).collect();

@@ -27,6 +27,23 @@ async fn a_data_folder_has_one_server() {
     Store::open(data, None, true).await.unwrap();
 }
 
+/// Folding the journal in at every end, and making it anew at every beginning, was half of what
+/// `kiln run` waited for the disk.
+#[tokio::test]
+async fn processes_that_come_and_go_leave_the_journal_to_the_next_one() {
+    let place = Place::sqlite();
+    let data = place.folder.path();
+    let journal = data.join("kiln.db-wal");
+    let store = Store::open(data, None, false).await.unwrap();
+    sample::project(&store, "a").await;
+    drop(store);
+    assert!(fs::metadata(&journal).unwrap().len() > 0);
+    let store = Store::open(data, None, true).await.unwrap();
+    assert_eq!(store.projects(0).await.unwrap().len(), 1);
+    drop(store);
+    assert!(!journal.exists());
+}
+
 #[tokio::test]
 async fn a_new_data_folder_is_private() {
     let place = Place::sqlite();
@@ -109,7 +126,8 @@ async fn a_folder_in_place_of_the_database_is_refused() {
 #[tokio::test]
 async fn a_damaged_database_is_named_as_such() {
     let place = Place::sqlite();
-    let store = place.open().await;
+    // As a server, which leaves everything in the one file that is damaged here.
+    let store = Store::open(place.folder.path(), None, true).await.unwrap();
     let project = sample::project(&store, "a").await.id;
     for _ in 0..50 {
         sample::run(&store, project).await;

@@ -316,21 +316,21 @@ async fn a_tree_of_several_owners_is_copied_by_one_user(lab: Lab) {
     let workspaces =
         Workspaces::open(&lab.path("others"), Some(kiln_workspace::Driver::OverlayUser)).unwrap();
     let attempt = lab.next_attempt();
-    assert!(workspaces.prepare(attempt, "place", &base, &[]).unwrap().mount.is_none());
+    assert!(workspaces.prepare(attempt, "place", &base, &[], &[]).unwrap().mount.is_none());
     std::os::unix::fs::chown(&theirs, Some(0), Some(0)).unwrap();
-    assert!(workspaces.prepare(attempt, "place", &base, &[]).unwrap().mount.is_some());
+    assert!(workspaces.prepare(attempt, "place", &base, &[], &[]).unwrap().mount.is_some());
 }
 
 async fn a_layer_that_is_missing_is_named(lab: Lab) {
     let base = lab.source("t1", "echo one > a");
     let missing = vec![LayerId::Attempt("9-9-9".to_owned()), LayerId::Attempt("../x".to_owned())];
     let attempt = lab.next_attempt();
-    match lab.workspaces.prepare(attempt, "place", &base, &missing) {
+    match lab.workspaces.prepare(attempt, "place", &base, &missing, &[]) {
         Err(WorkspaceError::Missing(named)) => assert_eq!(named, missing),
         other => panic!("{other:?}"),
     }
     let base = Base::Source { layer: LayerId::Source("t2".to_owned()), git: None };
-    let refused = lab.workspaces.prepare(attempt, "place", &base, &[]).unwrap_err();
+    let refused = lab.workspaces.prepare(attempt, "place", &base, &[], &[]).unwrap_err();
     assert_eq!(refused.to_string(), "not on this machine: the source `t2`");
     assert_eq!(lab.workspaces.layer_paths(&missing[0]), None);
 }
@@ -403,7 +403,7 @@ async fn odd_names_are_refused(lab: Lab) {
         assert!(matches!(made, Err(WorkspaceError::Name(_))), "{name:?}");
         assert!(!lab.workspaces.has_source(name));
         let attempt = lab.next_attempt();
-        let prepared = lab.workspaces.prepare(attempt, name, &base, &[]);
+        let prepared = lab.workspaces.prepare(attempt, name, &base, &[], &[]);
         assert!(matches!(prepared, Err(WorkspaceError::Name(_))), "{name:?}");
     }
 }

@@ -59,7 +59,7 @@ impl Lab {
         script: &str,
     ) -> String {
         let prepared =
-            self.workspaces.prepare(attempt, "place", base, layers).expect("it is ready");
+            self.workspaces.prepare(attempt, "place", base, layers, &[]).expect("it is ready");
         let log = self.folder.path().join(format!("{attempt}.log"));
         let spec = SessionSpec {
             attempt,
