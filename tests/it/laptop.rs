@@ -195,3 +195,45 @@ fn processes_with(text: &str) -> Vec<String> {
         .map(|e| e.file_name().to_string_lossy().into_owned())
         .collect()
 }
+
+/// A rerun is of what was, and `kiln run` of what is.
+#[test]
+fn a_rerun_finds_the_files_as_they_were_when_the_run_began() {
+    let steps = "cat tracked; cat new; test ! -e later; test ! -e ignored.o; git log --format=%s";
+    let (_world, tree) = repository(&format!("jobs:\n  all:\n    steps: ['{steps}']\n"));
+    tree.write("tracked", "committed\n");
+    tree.write(".gitignore", "*.o\n");
+    tree.commit("the first");
+    tree.write("tracked", "dirty then\n");
+    tree.write("new", "untracked then\n");
+    tree.write("ignored.o", "built\n");
+    tree.kiln(["run"]).success();
+    tree.write("tracked", "dirty now\n");
+    std::fs::remove_file(tree.path.join("new")).expect("it is there");
+    tree.write("later", "new now\n");
+    tree.commit("the second");
+    tree.git(["gc", "--quiet", "--prune=now"]).success();
+    let before = listing(&tree.path);
+    for rerun in [&["rerun", "#1"][..], &["rerun", "#1", "--job", "all"]] {
+        let said = tree.kiln(rerun).success().said();
+        for line in ["dirty then", "untracked then", "the first"] {
+            assert!(said.contains(line), "{line}: {said}");
+        }
+        assert!(!said.contains("now") && !said.contains("second"), "{said}");
+    }
+    assert_eq!(listing(&tree.path), before);
+    let said = tree.kiln(["run"]).exits(1).said();
+    assert!(said.contains("dirty now"), "{said}");
+}
+
+#[test]
+fn what_git_ignores_is_shown_when_all_is_asked_for() {
+    let (_world, tree) = repository("jobs: { all: { steps: [cat target/built] } }\n");
+    tree.write(".gitignore", "target\n");
+    tree.commit("files");
+    tree.write("target/built", "ignored\n");
+    tree.kiln(["run"]).exits(1);
+    assert!(tree.kiln(["run", "--all"]).success().said().contains("ignored"));
+    tree.kiln(["rerun", "#2"]).success();
+    tree.kiln(["rerun", "#1"]).exits(1);
+}

@@ -4,7 +4,9 @@
 //! git, a browser and nothing of kiln's insides. A story waits for facts, never for time.
 
 mod bad_input;
+mod caches;
 mod complaints;
+mod containers;
 mod control;
 mod crash;
 mod debian;
@@ -12,10 +14,15 @@ mod demo;
 mod documents;
 mod dogfood;
 mod door;
+mod from_step;
+mod gc;
 mod dot_git;
 mod laptop;
 mod order;
 mod page;
 mod push;
+mod reuse;
+mod shell;
 mod trouble;
+mod views;
 mod watch;

@@ -151,6 +151,45 @@ fn a_failure_and_a_missing_page_read_well() {
 }
 
 #[test]
+fn warnings_files_and_a_step_to_begin_from_are_at_hand() {
+    let site = Site::with(
+        "jobs:\n  \
+         a: { steps: ['mkdir out; echo a > shared; echo \"<h1>Report</h1><script>document.title = 7</script>\" > out/index.html', 'echo two', 'test -e /nowhere'], \
+         snapshots: steps, artifacts: [out], allow_failure: true }\n  \
+         b: { steps: [echo b > shared] }\n  \
+         both: { needs: [a, b], steps: [cat shared] }\n",
+    );
+    site.run(1);
+    let browser = Browser::open(&site.world);
+    browser.go(&site.server.url("/p/site/1"));
+    browser.sees("1 warning");
+    browser.sees("both changed shared");
+    browser.pictures("run-warning");
+    browser.click("both");
+    browser.sees("both changed shared");
+    browser.sees("kiln shell 'site#1/both'");
+    browser.is_clean();
+    browser.go(&site.server.url("/p/site/1/a"));
+    browser.pictures("job-artifacts");
+    browser.is_clean();
+    browser.click("out/index.html");
+    browser.sees("Report");
+    assert_ne!(browser.run("return document.title"), "7", "a file of a job runs no script");
+    browser.go(&site.server.url("/p/site/1/a"));
+    browser.run("document.querySelectorAll('.again')[1].click()");
+    browser.sees("Attempt 2");
+    let attempt = wait::until("attempt 2 is over", || {
+        let job = site.server.json("/projects/site/runs/1/jobs/a");
+        let attempt = job["attempts"][1].clone();
+        (attempt["state"] == "failed").then_some(attempt)
+    });
+    assert_eq!(attempt["steps"][1]["attempt"], 1, "{attempt:#}");
+    browser.sees("taken over from");
+    browser.pictures("job-from-step");
+    browser.is_clean();
+}
+
+#[test]
 fn a_log_of_a_gigabyte_opens_and_scrolls() {
     // 112,333,333 numbers are 1,000,000,000 bytes and a few.
     const LAST: u64 = 112_333_333;

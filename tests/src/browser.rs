@@ -127,7 +127,7 @@ impl Browser {
         let script = format!(
             "const seen = e => e.getClientRects().length > 0;\
              return [...document.querySelectorAll('button, a, summary, input[type=submit]')].find(e =>\
-             seen(e) && (e.innerText || e.value).trim().toLowerCase() === {}) || null",
+             seen(e) && (e.innerText || e.value || e.textContent || '').trim().toLowerCase() === {}) || null",
             json!(label.to_lowercase())
         );
         let element = wait::until(&format!("a button `{label}`"), || {

@@ -11,6 +11,7 @@ pub mod repository;
 pub mod server;
 pub mod site;
 pub mod sse;
+pub mod terminal;
 pub mod wait;
 pub mod world;
 
@@ -18,4 +19,5 @@ pub use http::Answer;
 pub use repository::{Bare, WorkTree};
 pub use server::Server;
 pub use site::Site;
-pub use world::{Ran, World};
+pub use terminal::Terminal;
+pub use world::{Ran, World, ran};

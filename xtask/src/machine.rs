@@ -24,7 +24,17 @@ const NEEDS: &[Need] = &[
     },
     Need { programs: &["chromium"], package: "chromium", what_for: "the pages" },
     Need { programs: &["chromedriver"], package: "chromium-driver", what_for: "the pages" },
+    Need {
+        programs: &["/bin/busybox", "/usr/bin/busybox"],
+        package: "busybox-static",
+        what_for: "an image of one static program",
+    },
     Need { programs: &["sqlite3"], package: "sqlite3", what_for: "a database from the future" },
+    Need {
+        programs: &["mkfs.xfs", "/usr/sbin/mkfs.xfs"],
+        package: "xfsprogs",
+        what_for: "a file system whose files share blocks",
+    },
     Need {
         programs: &["help2man"],
         package: "help2man",

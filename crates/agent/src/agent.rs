@@ -3,17 +3,22 @@
 //! Always: between taking a job and finishing it, the job's lease is in the table that is renewed.
 //! An agent without a job sleeps on the source and wakes for nothing else.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_api::agent::{AgentInfo, JobSource};
 use kiln_executor::Executor;
+use kiln_image::Images;
+use kiln_model::RunId;
 use kiln_stdx::Clock;
-use kiln_workspace::Workspaces;
+use kiln_workspace::{Base, Workspaces};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::base::Bases;
+use crate::collide::Warnings;
+use crate::digests::Digests;
 use crate::lease::Leases;
 use crate::place::{self, Spare, Spares};
 use crate::slot::Slots;
@@ -27,6 +32,7 @@ pub struct AgentOptions {
     /// How many jobs at once.
     pub n_slots: usize,
     pub workspaces: Arc<Workspaces>,
+    pub images: Arc<Images>,
     /// No other process keeps attempts in `workspaces`. Those that no lease names are then cleared
     /// away at the start; where several share a folder, they may be a neighbour's.
     pub workspaces_are_ours: bool,
@@ -38,8 +44,13 @@ pub struct AgentOptions {
     pub orphan_for: Duration,
     /// Variables of this machine that every job gets: `PATH`, `HOME` and the like.
     pub machine_env: Vec<(String, String)>,
+    /// Where digests of files of working trees are remembered.
+    pub digests: PathBuf,
     /// Called when there is nothing to do, each time anew. Must not take long.
     pub on_idle: fn(),
+    /// The base of a run of a working tree that begins with this agent. Any other run of one began
+    /// earlier, and its jobs get the files of that time.
+    pub begins: Option<(RunId, Base)>,
 }
 
 /// A running agent.
@@ -66,6 +77,8 @@ pub(crate) struct Shared<S, E: Executor> {
     pub executor: E,
     pub leases: Leases,
     pub bases: Bases,
+    pub digests: Digests,
+    pub warnings: Warnings,
     pub spares: Spares<E::Session>,
     pub lasting: Lasting,
 }
@@ -86,13 +99,16 @@ impl Agent {
     ) -> Self {
         let stop = watch::Sender::new(Phase::Run);
         let n_slots = options.n_slots.max(1);
-        let bases = Bases::new(options.workspaces.clone());
+        let bases = Bases::with(options.workspaces.clone(), options.begins.clone());
+        let digests = Digests::new(&options.digests);
         let shared = Arc::new(Shared {
             options,
             source,
             executor,
             leases: Leases::default(),
             bases,
+            digests,
+            warnings: Warnings::default(),
             spares: Spares::default(),
             lasting: Lasting::new(None),
         });

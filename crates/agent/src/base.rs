@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kiln_api::agent::Assignment;
-use kiln_git::{CommitInfo, Head, Mirror, WorkingTree};
+use kiln_git::{CommitInfo, Head, Mirror};
 use kiln_model::layer::{LayerId, Source};
+use kiln_model::plan::View;
 use kiln_model::{RunId, Trigger, TriggerKind};
-use kiln_stdx::{Clock, SystemClock};
-use kiln_workspace::{Base, GitLayer, Removed, Workspaces};
+use kiln_workspace::{Base, Removed, Workspaces};
+
+use crate::flatten::Flattener;
+use crate::past::{self, told};
 
 /// Working trees whose hidden paths are remembered: those of the runs that go on now.
 const REMEMBERED_MAX: usize = 16;
@@ -17,63 +20,96 @@ const REMEMBERED_MAX: usize = 16;
 /// So far back a source is looked for. Each step is two exchanges with git's pipe, 0.05 ms.
 const ANCESTORS_MAX: usize = 16;
 
-pub(crate) struct Bases {
+/// Finds and makes bases.
+pub struct Bases {
     workspaces: Arc<Workspaces>,
     mirrors: Mutex<HashMap<PathBuf, Arc<Mirror>>>,
     /// The last tree that was asked for of each mirror.
     latest: Mutex<HashMap<PathBuf, String>>,
     /// Trees that are being made.
     turns: Mutex<HashMap<String, Arc<Mutex<()>>>>,
-    /// One look at what git ignores serves all jobs of a run.
+    flattener: Flattener,
+    /// One look at the tree serves all jobs of a run.
     trees: Mutex<Vec<(RunId, Base)>>,
 }
 
 impl Bases {
     pub fn new(workspaces: Arc<Workspaces>) -> Self {
+        Self::with(workspaces, None)
+    }
+
+    /// With the base of a run that begins.
+    pub(crate) fn with(workspaces: Arc<Workspaces>, begins: Option<(RunId, Base)>) -> Self {
         Self {
             workspaces,
             mirrors: Mutex::default(),
             latest: Mutex::default(),
             turns: Mutex::default(),
-            trees: Mutex::default(),
+            flattener: Flattener::default(),
+            trees: Mutex::new(begins.into_iter().collect()),
         }
     }
 
     /// The base of an assignment, made if it is not there. Blocking.
     pub fn of(&self, assignment: &Assignment) -> Result<Base, String> {
-        match &assignment.source {
-            Source::Git { commit, tree } => self.of_tree(assignment, commit, tree),
-            Source::WorkingTree { path } => {
-                self.of_working_tree(assignment.lease.attempt.run, path)
+        if assignment.job.workspace == View::Nothing {
+            return Ok(Base::Nothing);
+        }
+        let run = assignment.lease.attempt.run;
+        self.of_run(run, &assignment.trigger, &assignment.source, assignment.mirror.as_deref())
+    }
+
+    /// The base of a run: the files of its commit, or those of the working tree when the run began.
+    /// Blocking.
+    pub fn of_run(
+        &self,
+        run: RunId,
+        trigger: &Trigger,
+        source: &Source,
+        mirror: Option<&Path>,
+    ) -> Result<Base, String> {
+        match source {
+            Source::Git { commit, tree } => {
+                let mirror = mirror.ok_or("the job has a commit and no mirror")?;
+                self.of_tree(run, trigger, mirror, (commit, tree))
             }
+            Source::WorkingTree { path } => self.of_working_tree(run, path),
         }
     }
 
-    fn of_tree(&self, assignment: &Assignment, commit: &str, tree: &str) -> Result<Base, String> {
-        let path = assignment.mirror.as_deref().ok_or("the job has a commit and no mirror")?;
+    fn of_tree(
+        &self,
+        run: RunId,
+        trigger: &Trigger,
+        path: &Path,
+        (commit, tree): (&str, &str),
+    ) -> Result<Base, String> {
         let mirror = self.mirror(path)?;
         let turn = self.turn(tree);
         let _alone = lock(&turn);
-        let layer = match self.by_difference(&mirror, assignment, commit, tree) {
-            Some(layer) => layer,
+        let layer = match self.by_difference(&mirror, trigger, commit, tree) {
+            Some(layer) => {
+                self.flattener.look_at(&self.workspaces, &mirror, tree);
+                layer
+            }
             None => {
                 let fill = |into: &Path, index: &Path| {
                     mirror
                         .checkout(tree, into, index)
-                        .map_err(|error| format!("cannot check out {commit}: {error}"))
+                        .map_err(|error| format!("cannot check out {commit}: {}", told(&error)))
                 };
-                self.workspaces.make_source(tree, fill).map_err(|error| error.to_string())?
+                self.workspaces.make_source(tree, fill).map_err(|error| told(&error))?
             }
         };
         lock(&self.latest).insert(mirror.at.clone(), tree.to_owned());
         // Named by the run, not by the commit: tags come and branches move between two runs, and
         // within one run, its reruns included, all jobs see the same.
-        let name = format!("{}-{commit}", assignment.lease.attempt.run.0);
-        let head = Head { commit, branch: branch(&assignment.trigger) };
+        let name = format!("{}-{commit}", run.0);
+        let head = Head { commit, branch: branch(trigger) };
         let lend = |into: &Path, index: Option<&Path>| {
-            mirror.lend(head, index, into).map_err(|error| error.to_string())
+            mirror.lend(head, index, into).map_err(|error| told(&error))
         };
-        let git = self.workspaces.make_git(&name, tree, lend).map_err(|error| error.to_string())?;
+        let git = self.workspaces.make_git(&name, tree, lend).map_err(|error| told(&error))?;
         Ok(Base::Source { layer, git: Some(git) })
     }
 
@@ -82,17 +118,16 @@ impl Bases {
     fn by_difference(
         &self,
         mirror: &Mirror,
-        assignment: &Assignment,
+        trigger: &Trigger,
         commit: &str,
         tree: &str,
     ) -> Option<LayerId> {
         if self.workspaces.has_source(tree) {
             return Some(LayerId::Source(tree.to_owned()));
         }
-        let near = self.near(mirror, assignment, commit)?;
+        let near = self.near(mirror, trigger, commit)?;
         let made = self.workspaces.make_source_from(&near, tree, |from, into, index| {
-            let update =
-                mirror.update(from, tree, into, index).map_err(|error| error.to_string())?;
+            let update = mirror.update(from, tree, into, index).map_err(|error| told(&error))?;
             Ok(update.map(|update| Removed { gone: update.gone, emptied: update.emptied }))
         });
         made.ok().flatten()
@@ -100,10 +135,10 @@ impl Bases {
 
     /// A tree that is there and probably differs little: of the commit before the push, of a recent
     /// ancestor, or the last one of this repository.
-    fn near(&self, mirror: &Mirror, assignment: &Assignment, commit: &str) -> Option<String> {
+    fn near(&self, mirror: &Mirror, trigger: &Trigger, commit: &str) -> Option<String> {
         let there = |tree: &String| self.workspaces.has_source(tree);
         let parent = |commit: &CommitInfo| mirror.commit(commit.parents.first()?).ok();
-        let before = assignment.trigger.before.as_deref();
+        let before = trigger.before.as_deref();
         let before = before.and_then(|commit| mirror.commit(commit).ok());
         let ancestors = std::iter::successors(mirror.commit(commit).ok(), parent).skip(1);
         let candidates = before.into_iter().chain(ancestors.take(ANCESTORS_MAX));
@@ -118,38 +153,24 @@ impl Bases {
         turns.entry(tree.to_owned()).or_default().clone()
     }
 
-    fn mirror(&self, path: &Path) -> Result<Arc<Mirror>, String> {
+    pub(crate) fn mirror(&self, path: &Path) -> Result<Arc<Mirror>, String> {
         let mut mirrors = self.mirrors.lock().expect("no holder of this lock panics");
         if let Some(mirror) = mirrors.get(path) {
             return Ok(mirror.clone());
         }
         // The server has made the mirror before it planned the run; here it is only read.
-        let mirror = Mirror::existing(path).map_err(|error| error.to_string())?;
+        let mirror = Mirror::existing(path).map_err(|error| told(&error))?;
         let mirror = Arc::new(mirror);
         mirrors.insert(path.to_owned(), mirror.clone());
         Ok(mirror)
     }
 
-    /// A `.git` for a tree whose own is elsewhere. Made anew by every process: between a run and its
-    /// rerun a person commits.
-    fn lend(&self, run: RunId, tree: &WorkingTree) -> Result<GitLayer, String> {
-        let name = format!("{}-at-{}", run.0, SystemClock.now().as_millis());
-        let fill = |into: &Path, _: Option<&Path>| tree.lend(into).map_err(|e| e.to_string());
-        self.workspaces.make_git(&name, &name, fill).map_err(|error| error.to_string())
-    }
-
     fn of_working_tree(&self, run: RunId, path: &Path) -> Result<Base, String> {
-        let mut trees = self.trees.lock().expect("no holder of this lock panics");
+        let mut trees = lock(&self.trees);
         if let Some((_, base)) = trees.iter().find(|(of, _)| *of == run) {
             return Ok(base.clone());
         }
-        let tree = WorkingTree::discover(path).map_err(|error| error.to_string())?;
-        let hidden = tree.ignored().map_err(|error| error.to_string())?;
-        let git = match tree.is_linked() {
-            true => Some(self.lend(run, &tree)?),
-            false => None,
-        };
-        let base = Base::WorkingTree { root: tree.root, hidden, git };
+        let base = past::come_back(&self.workspaces, run, path)?;
         if trees.len() >= REMEMBERED_MAX {
             trees.remove(0);
         }

@@ -41,14 +41,20 @@ pub const MACHINE: &[&str] = &[
 /// Without a `PATH` nothing is found; this one is what `getconf PATH` and a login as root give.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What a job gets from its machine.
+pub(crate) fn of_machine(machine: &[(String, String)]) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
+    env.extend(machine.iter().cloned());
+    env
+}
+
 pub(crate) fn of(
     assignment: &Assignment,
     machine: &[(String, String)],
     workspace: &Path,
     output: &Path,
 ) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
-    env.extend(machine.iter().cloned());
+    let mut env = of_machine(machine);
     env.extend(assignment.env.clone());
     for (name, value) in &assignment.secrets {
         env.insert(name.clone(), value.expose().clone());

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use kiln_api::agent::{Assignment, JobResult, JobSource, LeaseError, StepKnown, Stop};
 use kiln_executor::{Executor, Session, StepCommand, StepDone, StepError};
+use kiln_image::Image;
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::ArtifactRule;
 use kiln_model::{Exit, LeaseId, Notes, Outcome};
@@ -23,9 +24,12 @@ use kiln_workspace::Prepared;
 use tokio::sync::watch;
 
 use crate::agent::{Phase, Shared, report};
+use crate::boundary::{self, Boundaries};
+use crate::collide::{self, Comparing};
 use crate::place::{self, Place};
+use crate::reuse::{self, Sought, Watched};
 use crate::slot::Busy;
-use crate::{output, step};
+use crate::{cache, image, output, step};
 
 /// Runs an assignment to its end and tells the source.
 pub(crate) async fn run<S: JobSource, E: Executor>(
@@ -35,10 +39,20 @@ pub(crate) async fn run<S: JobSource, E: Executor>(
     stop: watch::Receiver<Phase>,
 ) {
     let lease = assignment.lease;
-    let ended = drive(&shared, &assignment, stop).await;
-    // The next job need not wait until this one's result is on disk.
-    drop(busy);
+    let ended = match reuse::seek(&shared, &assignment, busy, stop.clone()).await {
+        Sought::Run { busy, watched } => {
+            let ended = drive(&shared, &assignment, stop).await;
+            let ended = noted(&shared, &assignment, watched, ended).await;
+            // The next job need not wait until this one's result is on disk.
+            drop(busy);
+            ended
+        }
+        Sought::Reused | Sought::Disowned => Ended::Disowned,
+        Sought::Cancelled => Ended::Result(Box::new(JobResult::bare(Outcome::Cancelled, 0))),
+        Sought::Left => Ended::Left,
+    };
     settle(&shared, lease, ended).await;
+    cache::tidy(&shared, &assignment).await;
 }
 
 /// Goes on with an assignment that was held before a restart, or gives it up.
@@ -53,11 +67,15 @@ pub(crate) async fn resume<S: JobSource, E: Executor>(
     match shared.executor.attach(&attempt_dir).await {
         Ok(Some(found)) if assignment.started_at.is_some() => {
             let before = Before { done: found.steps_done, running: found.running };
+            let boundaries = Boundaries::over(found.mount);
             let (session, place) = (found.session, None);
-            let attempt = Attempt { shared: &shared, assignment: &assignment, session, place };
+            let warnings = collide::begin(&shared, &assignment);
+            let (shared, assignment) = (&shared, &assignment);
+            let attempt = Attempt { shared, assignment, session, place, warnings, boundaries };
             let ended = attempt.run(before, stop).await;
+            let ended = noted(shared, assignment, reuse::watched(assignment), ended).await;
             drop(busy);
-            settle(&shared, lease, ended).await;
+            settle(shared, lease, ended).await;
         }
         found => {
             if let Ok(Some(mut unasked)) = found {
@@ -98,8 +116,8 @@ async fn abandon<S: JobSource, E: Executor>(
 
 /// How driving an assignment ended.
 enum Ended {
-    Result(JobResult),
-    /// The lease is not ours: nothing is to be told.
+    Result(Box<JobResult>),
+    /// The lease is not ours (any more): nothing is to be told.
     Disowned,
     /// This process leaves; the session lives on for the next one.
     Left,
@@ -114,7 +132,7 @@ async fn settle<S: JobSource, E: Executor>(shared: &Shared<S, E>, lease: LeaseId
         // answers as stale.
         let mut tries = shared.tries();
         while let Err(LeaseError::Unavailable(error)) =
-            shared.source.finish(lease, result.clone()).await
+            shared.source.finish(lease, (*result).clone()).await
         {
             tries.failed(&format!("cannot deliver the result of {lease}"), &error);
             tokio::time::sleep(FINISH_AGAIN_AFTER).await;
@@ -123,24 +141,54 @@ async fn settle<S: JobSource, E: Executor>(shared: &Shared<S, E>, lease: LeaseId
     shared.leases.remove(lease);
 }
 
+/// With what must be known of a result before others take it.
+async fn noted<S: JobSource, E: Executor>(
+    shared: &Arc<Shared<S, E>>,
+    assignment: &Assignment,
+    watched: Option<Watched>,
+    ended: Ended,
+) -> Ended {
+    match (watched, ended) {
+        (Some(watched), Ended::Result(mut result)) => {
+            reuse::note(shared, assignment, watched, &mut result).await;
+            Ended::Result(result)
+        }
+        (_, ended) => ended,
+    }
+}
+
 async fn drive<S: JobSource, E: Executor>(
     shared: &Arc<Shared<S, E>>,
     assignment: &Assignment,
     stop: watch::Receiver<Phase>,
 ) -> Ended {
-    let error = |message: String| Ended::Result(JobResult::bare(Outcome::Error { message }, 0));
+    let error =
+        |message: String| Ended::Result(Box::new(JobResult::bare(Outcome::Error { message }, 0)));
     if let Some(missing) = unsupported(assignment) {
         return error(missing);
     }
+    // A large image takes minutes, in which the job may be cancelled.
+    let image = tokio::select! {
+        image = image_of(shared, assignment) => image,
+        halt = halt(shared, assignment.lease, stop.clone()) => return match halt {
+            Halt::Cancelled => Ended::Result(Box::new(JobResult::bare(Outcome::Cancelled, 0))),
+            Halt::Disowned => Ended::Disowned,
+            Halt::Left => Ended::Left,
+        },
+    };
+    let image = match image {
+        Ok(image) => image,
+        Err(message) => return error(message),
+    };
     let ready = match place::ready(shared, assignment).await {
         Ok(ready) => ready,
         Err(message) => return error(message),
     };
     let (opened, started) = tokio::join!(
-        place::open(shared, assignment, ready),
+        place::open(shared, assignment, ready, image.as_ref()),
         shared.source.started(assignment.lease),
     );
-    let (mut session, place) = match opened {
+    let (mut session, place, mount) = match opened {
         Ok(opened) => opened,
         Err(cause) => {
             discard(shared, assignment);
@@ -158,15 +206,26 @@ async fn drive<S: JobSource, E: Executor>(
             LeaseError::Unavailable(message) => error(message),
         };
     }
-    Attempt { shared, assignment, session, place }.run(Before::default(), stop).await
+    let warnings = collide::begin(shared, assignment);
+    let boundaries = Boundaries::over(mount);
+    let attempt = Attempt { shared, assignment, session, place, warnings, boundaries };
+    attempt.run(Before::default(), stop).await
+}
+
+/// The image that the job runs in, if it asks for one.
+pub(crate) async fn image_of<S: JobSource, E: Executor>(
+    shared: &Arc<Shared<S, E>>,
+    assignment: &Assignment,
+) -> Result<Option<Image>, String> {
+    let (there, asked) = (shared.clone(), assignment.clone());
+    let files = move || image::folders(&there.options.workspaces, &there.bases, &asked);
+    image::get(&shared.options.images, assignment, files).await
 }
 
 /// What a job may ask for and this agent cannot give yet. Never ignored in silence.
-fn unsupported(assignment: &Assignment) -> Option<String> {
+pub(crate) fn unsupported(assignment: &Assignment) -> Option<String> {
     let job = &assignment.job;
-    let asked = if let Some(image) = &job.image {
-        format!("the image `{image}` (there is no container executor in this version)")
-    } else if let Some(ssh) = &job.ssh {
+    let asked = if let Some(ssh) = &job.ssh {
         format!("the host `{ssh}` (there is no ssh executor in this version)")
     } else if let Some((name, service)) = job.services.iter().next() {
         format!(
@@ -190,9 +249,19 @@ pub(crate) async fn prepare<S: JobSource, E: Executor>(
         let attempt = assignment.lease.attempt;
         let base = shared.bases.of(&assignment)?;
         let place = assignment.project.as_str();
+        // Until they are found and noted, nobody may collect caches.
+        let _using = workspaces.using().map_err(|error| error.to_string())?;
+        let caches = cache::find(&shared.options, &assignment, &base);
+        let own = [assignment.own.as_slice(), &caches.own].concat();
         workspaces
-            .prepare(attempt, place, &base, &assignment.layers, &assignment.own)
-            .map_err(|error| error.to_string())
+            .prepare(attempt, place, &base, &assignment.layers, &own)
+            .map_err(|error| boundary::explained(&assignment, &error))
+            .and_then(|mut prepared| {
+                boundary::begin(workspaces, &assignment, &prepared)?;
+                let laid = workspaces.lay_caches(attempt, caches, &mut prepared);
+                laid.map_err(|error| error.to_string())?;
+                Ok(prepared)
+            })
     };
     // A first checkout may take minutes; everything else is a few small calls.
     tokio::task::spawn_blocking(prepared).await.map_err(|error| error.to_string())?
@@ -214,6 +283,8 @@ struct Attempt<'a, S, E: Executor> {
     session: E::Session,
     /// What must be known of it to use it again; `None` when that cannot be.
     place: Option<Place>,
+    warnings: Option<Comparing>,
+    boundaries: Boundaries,
 }
 
 /// What a session had done before this process came to own it.
@@ -225,7 +296,7 @@ struct Before {
 
 /// Why steps should end early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Halt {
+pub(crate) enum Halt {
     Cancelled,
     Disowned,
     Left,
@@ -294,7 +365,8 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         let began = clock.monotonic();
         let mut outcome = Outcome::Success;
         let mut counter = 0_usize;
-        for (position, written) in job.steps.iter().enumerate() {
+        let first = self.assignment.first_step as usize;
+        for (position, written) in job.steps.iter().enumerate().skip(first) {
             let failed = !outcome.is_success();
             if failed && !written.always {
                 continue;
@@ -307,9 +379,17 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
                 if *cancel.borrow() {
                     break;
                 }
+                let runs = before.running.is_some_and(|running| running as usize == counter);
+                // After a failure too: what an `always` step does is not what failed.
+                if !runs
+                    && counter > 0
+                    && let Err(message) = self.boundary(position).await
+                {
+                    outcome = Outcome::Error { message };
+                    break;
+                }
                 let spent = spent_before + clock.monotonic().saturating_sub(began);
                 let (bound, of_job) = step::bound(written, job.timeout.saturating_sub(spent));
-                let runs = before.running.is_some_and(|running| running as usize == counter);
                 let (command, log_from) = match runs {
                     true => (None, log_from_before),
                     false => {
@@ -342,6 +422,12 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
             }
         }
         if *cancel.borrow() && outcome.is_success() { Outcome::Cancelled } else { outcome }
+    }
+
+    /// Keeps the files as the step at this position finds them.
+    async fn boundary(&mut self, position: usize) -> Result<(), String> {
+        let (shared, assignment) = (self.shared, self.assignment);
+        self.boundaries.take(shared, assignment, &mut self.session, index(position)).await
     }
 
     /// What the source had heard of a step before this process came to own its attempt.
@@ -396,24 +482,21 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
     }
 
     async fn end(mut self, outcome: Outcome, halt: Option<Halt>) -> Ended {
+        let attempt = self.assignment.lease.attempt;
         let (outcome, outputs) = self.outputs(outcome);
         let (outcome, artifacts) = self.artifacts(outcome, halt).await;
         let log = self.session.log();
         let log_bytes = || log.borrow().n_bytes;
+        let mut notes = self.notes().await;
         // What was stopped is closed: whether it is whole is nobody's worry then.
         let place = self.place.take().filter(|_| halt.is_none());
         let mut session = match place::keep(self.shared, self.assignment, self.session, place).await
         {
             Ok(()) => {
-                let (log_bytes, layer, notes) = (log_bytes(), None, Notes::default());
-                return Ended::Result(JobResult {
-                    outcome,
-                    outputs,
-                    layer,
-                    artifacts,
-                    log_bytes,
-                    notes,
-                });
+                let (log_bytes, layer) = (log_bytes(), None);
+                notes.boundaries = self.shared.options.workspaces.steps_kept(attempt);
+                let result = JobResult { outcome, outputs, layer, artifacts, log_bytes, notes };
+                return Ended::Result(Box::new(result));
             }
             Err(session) => session,
         };
@@ -428,9 +511,12 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
             _ => outcome,
         };
         let workspaces = self.shared.options.workspaces.clone();
-        let attempt = self.assignment.lease.attempt;
+        let caches = cache::take(&workspaces, self.assignment, &outcome, &mut notes);
         let (outcome, layer) = match workspaces.seal(attempt) {
-            Ok(layer) => (outcome, layer),
+            Ok(layer) => {
+                notes.boundaries = workspaces.steps_kept(attempt);
+                (outcome, layer)
+            }
             Err(error) if outcome.is_success() => {
                 (Outcome::Error { message: error.to_string() }, None)
             }
@@ -439,8 +525,20 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
                 (outcome, None)
             }
         };
-        let notes = Notes::default();
-        Ended::Result(JobResult { outcome, outputs, layer, artifacts, log_bytes, notes })
+        if outcome.is_success() {
+            cache::save(self.shared, caches, layer.clone(), &mut notes).await;
+        }
+        let result = JobResult { outcome, outputs, layer, artifacts, log_bytes, notes };
+        Ended::Result(Box::new(result))
+    }
+
+    async fn notes(&mut self) -> Notes {
+        let warnings = match self.warnings.take() {
+            // It only fails when the process ends.
+            Some(comparing) => comparing.await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        Notes { warnings, ..Notes::default() }
     }
 
     fn outputs(&self, outcome: Outcome) -> (Outcome, BTreeMap<String, String>) {
@@ -483,7 +581,7 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
 }
 
 /// Resolves when the attempt must stop, for whatever reason.
-async fn halt<S: JobSource, E: Executor>(
+pub(crate) async fn halt<S: JobSource, E: Executor>(
     shared: &Shared<S, E>,
     lease: LeaseId,
     mut stop: watch::Receiver<Phase>,

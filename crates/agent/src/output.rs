@@ -37,6 +37,15 @@ pub(crate) fn read(
     path: &Path,
     promised: &[String],
 ) -> Result<BTreeMap<String, String>, OutputError> {
+    let outputs = parse(&text(path)?)?;
+    match promised.iter().find(|name| !outputs.contains_key(*name)) {
+        Some(missing) => Err(OutputError::Missing(missing.clone())),
+        None => Ok(outputs),
+    }
+}
+
+/// What steps have written so far, as it is.
+pub(crate) fn text(path: &Path) -> Result<String, OutputError> {
     let mut bytes = Vec::new();
     if let Some(file) = open(path)? {
         let most = OUTPUT_BYTES_MAX as u64 + 1;
@@ -45,12 +54,7 @@ pub(crate) fn read(
     if bytes.len() > OUTPUT_BYTES_MAX {
         return Err(OutputError::TooLarge);
     }
-    let text = String::from_utf8(bytes).map_err(|_| OutputError::NotText)?;
-    let outputs = parse(&text)?;
-    match promised.iter().find(|name| !outputs.contains_key(*name)) {
-        Some(missing) => Err(OutputError::Missing(missing.clone())),
-        None => Ok(outputs),
-    }
+    String::from_utf8(bytes).map_err(|_| OutputError::NotText)
 }
 
 /// The job may have put anything in the file's place: a pipe would be waited for without end, and a

@@ -13,13 +13,16 @@ use std::time::Duration;
 
 use kiln_api::agent::{Assignment, JobSource};
 use kiln_executor::{Executor, OpenError, Session, SessionSpec};
+use kiln_image::Image;
+use kiln_model::AttemptId;
 use kiln_model::layer::LayerId;
-use kiln_model::{AttemptId, RunId};
+use kiln_model::plan::View;
+use kiln_stdx::overlay::Mount;
 use kiln_workspace::{Prepared, Untouched};
 
 use crate::agent::{Shared, report};
-use crate::environment;
 use crate::job::{OUTPUT_FILE, prepare};
+use crate::{environment, image};
 
 /// How long after it was made a place may be given to another job.
 const FRESH_FOR: Duration = Duration::from_millis(250);
@@ -37,6 +40,8 @@ pub(crate) struct Spare<T> {
     /// Whose folder it is in.
     attempt: AttemptId,
     layers: Vec<LayerId>,
+    /// Whether there is a source under them.
+    bare: bool,
 }
 
 /// The spares of one agent, the youngest last.
@@ -49,10 +54,12 @@ impl<T> Default for Spares<T> {
 }
 
 impl<T: Session> Spares<T> {
-    fn take(&self, run: RunId, layers: &[LayerId], now: Duration) -> Option<Spare<T>> {
+    fn take(&self, assignment: &Assignment, now: Duration) -> Option<Spare<T>> {
         let mut spares = self.lock();
         let fits = |spare: &Spare<T>| {
-            spare.attempt.run == run && spare.layers == layers && spare.place.is_fresh(now)
+            spare.attempt.run == assignment.lease.attempt.run
+                && (&spare.layers, spare.bare) == (&assignment.layers, is_bare(assignment))
+                && spare.place.is_fresh(now)
         };
         let at = spares.iter().rposition(fits)?;
         Some(spares.remove(at))
@@ -96,7 +103,9 @@ pub(crate) async fn ready<S: JobSource, E: Executor>(
 ) -> Result<Ready<E::Session>, String> {
     let to = assignment.lease.attempt;
     let now = shared.options.clock.monotonic();
-    if let Some(spare) = shared.spares.take(to.run, &assignment.layers, now) {
+    if is_plain(assignment)
+        && let Some(spare) = shared.spares.take(assignment, now)
+    {
         let workspaces = &shared.options.workspaces;
         match workspaces.hand_on(spare.attempt, to, &spare.place.prepared) {
             Ok(prepared) => return Ok(Ready::Again(Box::new(spare), prepared)),
@@ -107,18 +116,25 @@ pub(crate) async fn ready<S: JobSource, E: Executor>(
     prepare(shared, assignment).await.map(Ready::New)
 }
 
-/// The session of a job, and what must be known of its place to use it again.
+/// A session, what must be known of its place to use it again, and how that is mounted.
+pub(crate) type Opened<T> = (T, Option<Place>, Option<Mount>);
+
+/// The session of a job.
 pub(crate) async fn open<S: JobSource, E: Executor>(
     shared: &Arc<Shared<S, E>>,
     assignment: &Assignment,
     ready: Ready<E::Session>,
-) -> Result<(E::Session, Option<Place>), OpenError> {
+    image: Option<&Image>,
+) -> Result<Opened<E::Session>, OpenError> {
     let prepared = match ready {
         Ready::New(prepared) => prepared,
         Ready::Again(spare, prepared) => {
             let Spare { mut session, place, .. } = *spare;
             match session.renew(spec(shared, assignment, &prepared)).await {
-                Ok(()) => return Ok((session, Some(Place { prepared, ..place }))),
+                Ok(()) => {
+                    let mount = prepared.mount.clone();
+                    return Ok((session, Some(Place { prepared, ..place }), mount));
+                }
                 Err(_) => {
                     let _ = session.close().await;
                     prepare(shared, assignment).await.map_err(OpenError::Other)?
@@ -127,9 +143,18 @@ pub(crate) async fn open<S: JobSource, E: Executor>(
         }
     };
     let made_at = shared.options.clock.monotonic();
-    let session = shared.executor.open(spec(shared, assignment, &prepared)).await?;
+    let mut spec = spec(shared, assignment, &prepared);
+    if let Some(image) = image {
+        let (workspaces, machine_env) = (&shared.options.workspaces, &shared.options.machine_env);
+        let folder = workspaces.attempt_dir(assignment.lease.attempt);
+        let job = (assignment, machine_env.as_slice());
+        image::run_in(workspaces, &folder, job, image, &prepared, &mut spec)
+            .map_err(OpenError::Other)?;
+    }
+    let session = shared.executor.open(spec).await?;
     let untouched = shared.options.workspaces.untouched(assignment.lease.attempt);
-    Ok((session, untouched.map(|untouched| Place { prepared, untouched, made_at })))
+    let mount = prepared.mount.clone();
+    Ok((session, untouched.map(|untouched| Place { prepared, untouched, made_at }), mount))
 }
 
 /// Whether the job has left its place as it was, in which case that is spare now.
@@ -141,7 +166,8 @@ pub(crate) async fn keep<S: JobSource, E: Executor>(
 ) -> Result<(), E::Session> {
     let attempt = assignment.lease.attempt;
     let clock = &shared.options.clock;
-    let wanted = |place: &Place| !assignment.is_last && place.is_fresh(clock.monotonic());
+    let lasts = |place: &Place| !assignment.is_last && place.is_fresh(clock.monotonic());
+    let wanted = |place: &Place| is_plain(assignment) && lasts(place);
     let Some(place) = place.filter(wanted) else {
         return Err(session);
     };
@@ -150,9 +176,25 @@ pub(crate) async fn keep<S: JobSource, E: Executor>(
     if !(untouched() && session.rest().await == Ok(true) && untouched()) {
         return Err(session);
     }
-    let layers = assignment.layers.clone();
-    shared.spares.lock().push(Spare { session, place, attempt, layers });
+    // Before its folder is another's. Without them, the job can still be run from its beginning.
+    if let Err(error) = shared.options.workspaces.keep_steps_of_nothing(attempt) {
+        report(&format!("cannot keep the steps of {attempt}: {error}"));
+    }
+    let (layers, bare) = (assignment.layers.clone(), is_bare(assignment));
+    shared.spares.lock().push(Spare { session, place, attempt, layers, bare });
     Ok(())
+}
+
+/// Whether it begins with an empty top, at its first step, and finds nothing of earlier runs.
+fn is_plain(assignment: &Assignment) -> bool {
+    assignment.job.image.is_none()
+        && assignment.own.is_empty()
+        && assignment.first_step == 0
+        && assignment.job.cache.is_empty()
+}
+
+fn is_bare(assignment: &Assignment) -> bool {
+    assignment.job.workspace == View::Nothing
 }
 
 /// Ends a spare and removes its folder.
@@ -178,6 +220,9 @@ fn spec<S, E: Executor>(
         attempt,
         attempt_dir,
         mount: prepared.mount.clone(),
+        further: prepared.further.clone(),
+        preface: prepared.lines.clone(),
+        container: None,
         directory: prepared.directory.clone(),
         env: environment::of(assignment, &options.machine_env, &prepared.directory, &output),
         masked: assignment.secrets.values().cloned().collect(),

@@ -27,11 +27,33 @@ impl Slots {
         Busy(self.clone())
     }
 
+    /// Waits for one.
+    pub async fn take(&self) -> Busy {
+        loop {
+            self.free().await;
+            let took = self.n_busy.send_if_modified(|n_busy| {
+                let is_free = *n_busy < self.n_all;
+                *n_busy += usize::from(is_free);
+                is_free
+            });
+            if took {
+                return Busy(self.clone());
+            }
+        }
+    }
+
     /// Resolves when another job may run.
     pub async fn free(&self) {
         let mut n_busy = self.n_busy.subscribe();
         // Its sender is here.
         let _ = n_busy.wait_for(|n_busy| *n_busy < self.n_all).await;
+    }
+}
+
+impl Busy {
+    /// For a job that waits; it takes one again before it runs.
+    pub fn give_back(self) -> Slots {
+        self.0.clone()
     }
 }
 

@@ -9,12 +9,15 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kiln_model::artifact::Artifact;
-use kiln_model::layer::{LayerId, Source};
-use kiln_model::plan::Job;
+use kiln_model::key::{InputFile, Parts};
+use kiln_model::layer::{Digest, LayerId, Source};
+use kiln_model::plan::{CacheRule, Job};
 use kiln_model::{
-    AgentId, Exit, JobName, LeaseId, Notes, Outcome, ProjectName, RunNumber, Trigger,
+    AgentId, AttemptId, Earlier, Exit, JobName, LeaseId, Notes, Outcome, ProjectId, ProjectName,
+    RunNumber, Trigger,
 };
 use kiln_stdx::{Secret, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -28,7 +31,7 @@ pub struct AgentInfo {
 }
 
 /// A job to run, with everything that its agent must know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Assignment {
     pub lease: LeaseId,
     pub project: ProjectName,
@@ -38,6 +41,8 @@ pub struct Assignment {
     /// `KILN_*`, the outputs of its needs, the plan's and the job's variables. The agent adds what
     /// only its machine knows: `PATH`, `HOME`, the workspace.
     pub env: BTreeMap<String, String>,
+    /// Never written with the rest.
+    #[serde(skip)]
     pub secrets: BTreeMap<String, Secret<String>>,
     pub source: Source,
     /// The bare mirror that has the source's objects, for [`Source::Git`].
@@ -46,6 +51,9 @@ pub struct Assignment {
     pub layers: Vec<LayerId>,
     /// The jobs that wrote `layers`, in the same order.
     pub layers_of: Vec<JobName>,
+    /// Through which of its needs it sees each of `layers`, as bits by the need's position. What
+    /// has no bit in common meets in this job for the first time.
+    pub layers_through: Vec<Vec<u64>>,
     /// Layers over those that become part of its own: what an earlier attempt had written before
     /// the step that this one begins from.
     pub own: Vec<LayerId>,
@@ -55,6 +63,9 @@ pub struct Assignment {
     pub snapshots: bool,
     /// Nothing is taken from earlier runs: no result, no cache.
     pub no_cache: bool,
+    /// `None`: its result has no key.
+    #[serde(skip)]
+    pub reuse: Option<ReuseTerms>,
     /// Which caches it may read and write.
     pub caches: CacheScopes,
     /// Where the log goes. The agent appends to it; the server reads it.
@@ -69,17 +80,53 @@ pub struct Assignment {
     pub is_last: bool,
 }
 
-/// Caches are kept apart by scope: a branch, a pull request. Empty names mean none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How results may be used again.
+#[derive(Clone, Debug)]
+pub struct ReuseTerms {
+    /// Marks values that nobody may learn: the same value under the same key has the same mark.
+    pub mark_key: Secret<Vec<u8>>,
+}
+
+/// What an attempt's result depends on.
+#[derive(Clone, Debug)]
+pub struct Keyed {
+    pub digest: Digest,
+    pub parts: Arc<Parts>,
+}
+
+/// An earlier attempt with the same key, and what must be looked at before its result is taken.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub earlier: Earlier,
+    pub layer: Option<LayerId>,
+    /// The source must have these files, as they are here.
+    pub covered: Vec<InputFile>,
+}
+
+/// What came of taking an earlier result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The attempt is over, and a success.
+    Done,
+    /// It is not whole any more, and why.
+    Unfit(String),
+}
+
+/// Caches are kept apart by scope: `branch/main`, `pull/12`, `tag/v1`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheScopes {
+    /// Whose they are. Names are given again, numbers are not. `None`: nobody's, and there are none.
+    pub project: Option<ProjectId>,
     /// Looked into in this order.
     pub read: Vec<String>,
     /// Where what the job leaves is kept. `None`: nowhere.
     pub write: Option<String>,
+    /// The caches of the jobs that wrote [`Assignment::layers`]: there it sees what those left.
+    pub below: Vec<CacheRule>,
 }
 
 /// What the source has heard of a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum StepKnown {
     #[default]
     Nothing,
@@ -152,6 +199,24 @@ pub trait JobSource: Send + Sync + 'static {
         &self,
         agent: &AgentInfo,
     ) -> impl Future<Output = Result<Assignment, LeaseError>> + Send;
+
+    /// An earlier result for the key, if one may be taken and is not among `unfit` (with the reasons).
+    /// While another attempt with the same key runs, waits for what comes of it. After `None` the
+    /// attempt is the one that others wait for. Dropping the future loses nothing.
+    fn seek(
+        &self,
+        lease: LeaseId,
+        key: Keyed,
+        unfit: Vec<(AttemptId, String)>,
+    ) -> impl Future<Output = Result<Option<Found>, LeaseError>> + Send;
+
+    /// The attempt is over with the result of that one. Durable when it resolves.
+    fn reuse(
+        &self,
+        lease: LeaseId,
+        found: Found,
+        warnings: Vec<String>,
+    ) -> impl Future<Output = Result<Taken, LeaseError>> + Send;
 
     /// Durable when it resolves.
     fn started(&self, lease: LeaseId) -> impl Future<Output = Result<(), LeaseError>> + Send;

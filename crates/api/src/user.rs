@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use kiln_model::artifact::Artifact;
 use kiln_model::{Exit, JobState, Reason, RunState, TriggerKind};
 use kiln_stdx::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A project with its newest runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct Run {
     pub finished_at: Option<Timestamp>,
     pub n_jobs: u32,
     pub n_jobs_over: u32,
+    /// Kept with all that it has, whatever its age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<Pinned>,
 }
 
 /// A run with its jobs.
@@ -75,6 +78,23 @@ pub struct JobRow {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub log_bytes: u64,
+    /// What a person should know of its last attempt, and the job did not fail of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// It did not run: an earlier job's result is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused_from: Option<Reused>,
+}
+
+/// Whose result a job has that did not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reused {
+    /// The number of its run, in the same project.
+    pub number: i64,
+    pub job: String,
+    pub attempt: u32,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
 }
 
 /// A job with its attempts.
@@ -100,6 +120,13 @@ pub struct Attempt {
     pub log_bytes: u64,
     pub steps: Vec<Step>,
     pub artifacts: Vec<Artifact>,
+    /// What it had and has no more: of `log`, `artifacts`, `layer`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collected: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused_from: Option<Reused>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,6 +143,13 @@ pub struct Step {
     /// Bytes of the attempt's log that are this step's.
     pub log_from: Option<u64>,
     pub log_to: Option<u64>,
+    /// The earlier attempt that ran it, where this one began at a later step. Its times and its part
+    /// of the log are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Its files are kept as it found them: the job can be run again from here.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// An artifact in a run's list.
@@ -125,6 +159,9 @@ pub struct ArtifactRow {
     pub attempt: u32,
     #[serde(flatten)]
     pub artifact: Artifact,
+    /// When its bytes were collected; absent: they are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collected_at: Option<Timestamp>,
 }
 
 /// A part of a log by lines.
@@ -174,6 +211,19 @@ pub struct Why {
     /// The condition's parts with their values, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// Of a job with `inputs` that ran: what is another since it ran before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Compared>,
+}
+
+/// What a job's result depends on, compared with the run before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// `#8/build`; absent: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<String>,
+    /// Which file, variable, step or need, a sentence each.
+    pub differences: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -204,6 +254,9 @@ pub struct TriggerRun {
     pub commit: Option<String>,
     #[serde(default)]
     pub inputs: BTreeMap<String, String>,
+    /// Take nothing from earlier runs: no result, no cache.
+    #[serde(default)]
+    pub no_cache: bool,
 }
 
 /// Body of `POST …/rerun`. Neither: every job.
@@ -216,6 +269,25 @@ pub struct Rerun {
     /// This job and what needs it.
     #[serde(default)]
     pub job: Option<String>,
+    /// The step of that job to begin from, by its number from 1 or by its name; those before it are
+    /// taken over from the latest attempt that has kept the files.
+    #[serde(default, deserialize_with = "number_or_text")]
+    pub from: Option<String>,
+}
+
+/// A number is as good as its text.
+fn number_or_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u64),
+        Text(String),
+    }
+    let written = Option::<Written>::deserialize(from)?;
+    Ok(written.map(|written| match written {
+        Written::Number(number) => number.to_string(),
+        Written::Text(text) => text,
+    }))
 }
 
 /// A push, told by a post-receive hook over the data folder's socket or found by polling.
@@ -266,4 +338,61 @@ pub struct ErrorBody {
     pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
+}
+
+/// Body of `POST /api/v1/gc`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskGc {
+    /// Nothing is removed; the answer says what would be.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// For this once: of `runs`, `logs`, `artifacts`, `layers` or `caches` what is kept, such as `3d`,
+    /// `20` (runs) or `10GB`.
+    #[serde(default)]
+    pub keep: BTreeMap<String, String>,
+}
+
+/// What was collected.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct GcReport {
+    pub dry_run: bool,
+    pub collected: Vec<CollectedRow>,
+    /// On disk, of all that was collected.
+    pub n_bytes: u64,
+    /// What could not be done. Whole sentences without the full stop.
+    pub trouble: Vec<String>,
+    /// What somebody should know although all went well. Sentences of the same kind.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// One row of what was collected, or of what is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedRow {
+    /// `runs`, `logs`, `artifacts`, `layers`, `sources`, `caches`, `mirrors`, …
+    pub kind: String,
+    /// Absent for what belongs to no project alone.
+    pub project: Option<String>,
+    pub n: u64,
+    pub n_bytes: u64,
+}
+
+/// What is there, and what it takes on disk.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Usage {
+    pub kept: Vec<CollectedRow>,
+    pub n_bytes: u64,
+    /// Of the file system.
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+    /// Layers that nobody has counted yet are missing.
+    pub is_partial: bool,
+}
+
+/// Who keeps a run, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    pub at: Timestamp,
+    pub by: String,
 }

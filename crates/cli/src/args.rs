@@ -67,10 +67,16 @@ pub enum Command {
     Logs(logs::Args),
     Cancel(cancel::Args),
     Rerun(rerun::Args),
+    Shell(shell::Args),
     Why(why::Args),
     Artifacts(artifacts::Args),
     #[command(subcommand)]
+    Workspace(workspace::Command),
+    #[command(subcommand)]
     Secret(secret::Command),
+    Pin(pin::Args),
+    Unpin(pin::UnpinArgs),
+    Gc(gc::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -88,8 +94,8 @@ pub fn spelled_out(typed: impl Iterator<Item = OsString>) -> Vec<OsString> {
 impl Command {
     /// Whether it may run jobs in this process, and so needs the process that starts them.
     pub fn runs_jobs(&self) -> bool {
-        use Command::{Demo, Doctor, Rerun, Run, Serve};
-        matches!(self, Run(_) | Serve(_) | Demo(_) | Rerun(_) | Doctor(_))
+        use Command::{Demo, Doctor, Rerun, Run, Serve, Shell};
+        matches!(self, Run(_) | Serve(_) | Demo(_) | Rerun(_) | Shell(_) | Doctor(_))
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Exit {
     Missing,
     /// A signal or a person ended it.
     Interrupted,
+    /// What a command of the person's own ended with.
+    Passed(u8),
 }
 
 impl Exit {
@@ -30,6 +32,7 @@ impl Exit {
             Self::Refused => 2,
             Self::Missing => 3,
             Self::Interrupted => 130,
+            Self::Passed(code) => code,
         }
     }
 }

@@ -14,6 +14,7 @@ mod output;
 mod pipeline;
 mod place;
 mod reference;
+mod terminal;
 mod watch;
 
 use std::process::ExitCode;

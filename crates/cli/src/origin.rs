@@ -123,6 +123,7 @@ impl Origin {
                     job: row.job.to_string(),
                     attempt: row.attempt.attempt,
                     artifact: row.artifact,
+                    collected_at: row.collected_at,
                 };
                 Ok(local.store.artifacts(row.id).await?.into_iter().map(shown).collect())
             }
@@ -141,6 +142,10 @@ impl Origin {
             Self::Local { local, .. } => {
                 let objects = Objects::new(&local.data.local().objects());
                 let file = objects.open(&row.artifact.digest);
+                if row.collected_at.is_some() {
+                    let what = format!("the artifact `{path}` was collected");
+                    return Err(Failure::yours(format!("{what}: it is older than what is kept")));
+                }
                 copy(file.elsewhere(format!("cannot read the artifact `{path}`"))?, path, to)
             }
             Self::Server { client, project, number } => {
@@ -168,6 +173,11 @@ impl Origin {
             Self::Local { local, row } => {
                 let id = AttemptId { run: row.id, job: self.position(job).await?, attempt };
                 let logs = Logs::new(&local.data.local().logs());
+                if self.log_is_collected(job, attempt).await? {
+                    return Err(Failure::yours(format!(
+                        "the log of `{job}` was collected: it is older than what is kept"
+                    )));
+                }
                 match logs.reader(id, 0) {
                     Ok(log) => copy(log, job, to),
                     // It has not printed anything.
@@ -185,6 +195,12 @@ impl Origin {
                 Ok(())
             }
         }
+    }
+
+    async fn log_is_collected(&self, job: &str, attempt: u32) -> Result<bool> {
+        let attempts = self.job(job).await?.attempts;
+        let gone = |collected: &[String]| collected.iter().any(|what| what == "log");
+        Ok(attempts.iter().any(|one| one.attempt == attempt && gone(&one.collected)))
     }
 
     /// To watch it, without touching it.

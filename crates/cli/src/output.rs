@@ -262,6 +262,7 @@ pub fn terminal_size() -> (usize, usize) {
 
 /// Shows the cursor again, if this process had hidden it.
 pub fn restore_terminal() {
+    crate::terminal::restore();
     if io::stdout().is_terminal() {
         let _ = io::stdout().write_all(b"\x1b[?25h");
         let _ = io::stdout().flush();

@@ -387,6 +387,7 @@ fn every_command_has_help_with_examples() {
         let below: &[&str] = match name {
             "project" => &["add", "ls", "rm", "hook"],
             "secret" => &["set", "ls", "rm"],
+            "workspace" => &["pack", "unpack"],
             _ => &[""],
         };
         for below in below {

@@ -3,7 +3,7 @@
 //! ```text
 //! offered ──lease──▶ leased ──start──▶ running ──finish, lapse──▶ over
 //!    ▲                 │ │                                         ▲
-//!    └──lapse, lost────┘ └─────────────finish (not a success)──────┘
+//!    └──lapse, lost────┘ └───────finish (not a success), reuse─────┘
 //! ```
 //!
 //! Always: the epoch grows by one with each lease and never otherwise. Steps go one at a time and
@@ -12,7 +12,10 @@
 
 use kiln_model::artifact::Artifact;
 use kiln_model::layer::LayerId;
-use kiln_model::{AgentId, AttemptId, Epoch, Exit, JobState, LeaseId, Notes, Outcome};
+use kiln_model::{
+    AgentId, AttemptId, Earlier, EarlierStep, Epoch, Exit, FromStep, JobKey, JobState, LeaseId,
+    Notes, Outcome,
+};
 use kiln_stdx::Timestamp;
 
 use crate::action::Refused;
@@ -22,6 +25,8 @@ use crate::action::Refused;
 pub struct Attempt {
     pub id: AttemptId,
     pub cause: Cause,
+    /// What it takes over; `None`: it begins at its first step.
+    pub from: Option<FromStep>,
     /// How often it was leased.
     pub epoch: Epoch,
     pub state: JobState,
@@ -39,6 +44,12 @@ pub struct Attempt {
     pub artifacts: Vec<Artifact>,
     pub log_bytes: u64,
     pub notes: Notes,
+    /// What its result depends on, when that was asked for.
+    pub key: Option<JobKey>,
+    /// Why earlier results with that key were not taken.
+    pub unfit: Vec<String>,
+    /// Whose result it has, or waits for while it is not over.
+    pub earlier: Option<Earlier>,
 }
 
 /// What brought an attempt about.
@@ -89,10 +100,16 @@ enum Phase {
 }
 
 impl Attempt {
-    pub(crate) fn offered(id: AttemptId, cause: Cause, n_steps: usize, at: Timestamp) -> Self {
+    pub(crate) fn offered(
+        id: AttemptId,
+        (cause, from): (Cause, Option<FromStep>),
+        n_steps: usize,
+        at: Timestamp,
+    ) -> Self {
         Self {
             id,
             cause,
+            from,
             epoch: Epoch(0),
             state: JobState::Queued,
             agent: None,
@@ -107,7 +124,15 @@ impl Attempt {
             artifacts: Vec::new(),
             log_bytes: 0,
             notes: Notes::default(),
+            key: None,
+            unfit: Vec::new(),
+            earlier: None,
         }
+    }
+
+    /// It is over, and an earlier attempt's result is its own.
+    pub fn reused_from(&self) -> Option<&Earlier> {
+        self.earlier.as_ref().filter(|_| self.state.is_over())
     }
 
     /// The lease under which it is or was held last.
@@ -118,6 +143,11 @@ impl Attempt {
     /// The lease that the next agent gets.
     pub fn next_lease(&self) -> LeaseId {
         LeaseId { attempt: self.id, epoch: Epoch(self.epoch.0 + 1) }
+    }
+
+    /// The position of the first step that it runs itself.
+    pub fn first_step(&self) -> u32 {
+        self.from.as_ref().map_or(0, |from| from.step)
     }
 
     /// An agent may take it.
@@ -168,6 +198,67 @@ impl Attempt {
         }
     }
 
+    /// What its result depends on. Told again when an earlier result turned out to be unfit.
+    pub(crate) fn key(
+        &mut self,
+        lease: LeaseId,
+        key: &JobKey,
+        unfit: &[String],
+    ) -> Result<News, Refused> {
+        self.fence(lease)?;
+        if self.key.as_ref() == Some(key) && self.unfit == unfit {
+            return Ok(News::Known);
+        }
+        // One that begins in the middle rests on more than a key says.
+        if self.phase() != Phase::Leased || self.first_step() > 0 {
+            return Err(self.illegal(lease, "be given a key"));
+        }
+        self.key = Some(key.clone());
+        self.unfit = unfit.to_vec();
+        Ok(News::New)
+    }
+
+    /// It waits for the result of another.
+    pub(crate) fn wait_for(&mut self, lease: LeaseId, from: &Earlier) -> Result<News, Refused> {
+        self.fence(lease)?;
+        if self.phase() != Phase::Leased {
+            return Err(self.illegal(lease, "wait for another"));
+        }
+        if self.earlier.as_ref() == Some(from) {
+            return Ok(News::Known);
+        }
+        self.earlier = Some(from.clone());
+        Ok(News::New)
+    }
+
+    /// Another's result is its own: a success without a step.
+    pub(crate) fn reuse(
+        &mut self,
+        lease: LeaseId,
+        from: &Earlier,
+        finish: Finish<'_>,
+        steps: &[EarlierStep],
+        at: Timestamp,
+    ) -> Result<News, Refused> {
+        let same = self.reused_from() == Some(from);
+        if self.phase() == Phase::Over && same && self.ended_so(lease, finish) {
+            return Ok(News::Known);
+        }
+        self.fence(lease)?;
+        let whole = self.first_step() == 0 && finish.outcome.is_success();
+        if self.phase() != Phase::Leased || !whole {
+            return Err(self.illegal(lease, "take an earlier result"));
+        }
+        for (step, earlier) in self.steps.iter_mut().zip(steps) {
+            step.exit.clone_from(&earlier.exit);
+            step.log_from = earlier.log_from;
+            step.log_to = earlier.exit.is_some().then_some(earlier.log_to);
+        }
+        self.earlier = Some(from.clone());
+        self.end(finish, at);
+        Ok(News::New)
+    }
+
     pub(crate) fn start(&mut self, lease: LeaseId, at: Timestamp) -> Result<News, Refused> {
         self.fence(lease)?;
         if self.phase() == Phase::Running {
@@ -175,6 +266,8 @@ impl Attempt {
         }
         self.state = JobState::Running;
         self.started_at = Some(at);
+        // Whom it has waited for did not give it a result.
+        self.earlier = None;
         Ok(News::New)
     }
 
@@ -189,6 +282,10 @@ impl Attempt {
         let position = self.position(lease, step)?;
         if self.phase() != Phase::Running {
             return Err(self.illegal(lease, &format!("start step {}", step + 1)));
+        }
+        if step < self.first_step() {
+            let message = format!("{lease}: step {} was taken over and cannot start", step + 1);
+            return Err(Refused::Illegal(message));
         }
         let this = &self.steps[position];
         if this.started_at.is_some() && this.log_from == log_from {
@@ -247,6 +344,7 @@ impl Attempt {
             }
             (_, outcome) => {
                 self.check_outcome(lease, outcome)?;
+                self.earlier = None;
                 self.end(finish, at);
             }
         }
@@ -282,6 +380,7 @@ impl Attempt {
         self.state = state_of(&outcome);
         self.outcome = Some(outcome);
         self.finished_at = Some(at);
+        self.earlier = None;
     }
 
     /// Only the holder may speak, and only until the end.
@@ -333,6 +432,7 @@ impl Attempt {
         self.agent = None;
         self.lock = None;
         self.leased_at = None;
+        (self.key, self.unfit, self.earlier) = (None, Vec::new(), None);
     }
 
     fn end(&mut self, finish: Finish<'_>, at: Timestamp) {

@@ -5,7 +5,8 @@
 
 use kiln_model::plan::RetryOn;
 use kiln_model::{
-    AttemptId, Event, EventKind, Exit, JobIndex, JobState, LeaseId, Outcome, Reason, RunState,
+    AttemptId, Earlier, Event, EventKind, Exit, FromStep, JobIndex, JobState, LeaseId, Outcome,
+    Reason, RunState,
 };
 use kiln_stdx::{Timestamp, duration};
 
@@ -66,7 +67,10 @@ pub fn job_summary(run: &Run, at: JobIndex) -> String {
             None => format!("queued: it is being prepared{on}"),
         },
         JobState::Running => format!("running{on}{}", present_step(run, at, job)),
-        JobState::Success => format!("success{on}{}{}", took(job), tries(job)),
+        JobState::Success => match &job.reason {
+            Some(reused) => format!("success: {reused}"),
+            None => format!("success{on}{}{}", took(job), tries(job)),
+        },
         JobState::Warning => format!("warning: it failed{on}, and is allowed to{because}"),
         JobState::Failed => format!("failed{on}{}{}{because}", took(job), tries(job)),
         // Their reasons are whole sentences.
@@ -94,7 +98,9 @@ fn line(run: &Run, event: &Event, only: Option<JobIndex>) -> Vec<String> {
         }],
         EventKind::PlanRefused { message } => vec![format!("no plan: {message}")],
         EventKind::CancelAsked { by } => cancel_line(run, event.at, by, only).into_iter().collect(),
-        EventKind::RerunAsked { jobs, by } => rerun_line(run, jobs, by, only).into_iter().collect(),
+        EventKind::RerunAsked { jobs, by, from } => {
+            rerun_line(run, jobs, by, from.as_ref(), only).into_iter().collect()
+        }
         EventKind::Leased { lease, agent_name, lock, .. } => {
             let lock =
                 lock.as_ref().map_or_else(String::new, |lock| format!(" with lock `{lock}`"));
@@ -102,6 +108,27 @@ fn line(run: &Run, event: &Event, only: Option<JobIndex>) -> Vec<String> {
             vec![format!(
                 "{} was taken by agent `{agent_name}`{lock}{cause}",
                 subject(run, *lease, only)
+            )]
+        }
+        EventKind::Keyed { lease, unfit, .. } => {
+            let subject = subject(run, *lease, only);
+            unfit
+                .iter()
+                .map(|why| format!("{subject} cannot use an earlier result: {why}"))
+                .collect()
+        }
+        EventKind::Awaited { lease, from } => {
+            let Earlier { number, job, .. } = from;
+            let subject = subject(run, *lease, only);
+            vec![format!("{subject} waits for `#{number}/{job}`, which does the same")]
+        }
+        EventKind::Reused { lease, from, .. } => {
+            let took = duration::show(std::time::Duration::from_millis(from.took_ms));
+            let Earlier { number, job, .. } = from;
+            let subject = subject(run, *lease, only);
+            vec![format!(
+                "{subject} did not run: nothing that it depends on has changed since `#{number}/{job}`, \
+                 which took {took}"
             )]
         }
         EventKind::Started { lease } => vec![format!("{} started", subject(run, *lease, only))],
@@ -146,10 +173,12 @@ fn attempt(run: &Run, id: AttemptId) -> Option<&Attempt> {
 }
 
 fn cause_of(run: &Run, id: AttemptId) -> String {
-    match attempt(run, id).map(|attempt| &attempt.cause) {
-        Some(Cause::Retry) => "; it is a retry".to_owned(),
-        Some(Cause::Rerun { by }) => format!("; {by} asked for a rerun"),
-        Some(Cause::First) | None => String::new(),
+    let Some(attempt) = attempt(run, id) else { return String::new() };
+    let begins = attempt.from.as_ref().map(begins).unwrap_or_default();
+    match &attempt.cause {
+        Cause::First => String::new(),
+        Cause::Retry => format!("; it is a retry{begins}"),
+        Cause::Rerun { by } => format!("; {by} asked for a rerun{begins}"),
     }
 }
 
@@ -209,12 +238,32 @@ fn cancel_line(run: &Run, at: Timestamp, by: &str, only: Option<JobIndex>) -> Op
     }
 }
 
-fn rerun_line(run: &Run, jobs: &[JobIndex], by: &str, only: Option<JobIndex>) -> Option<String> {
+fn begins(from: &FromStep) -> String {
+    format!(" from step {}, on the files of attempt {}", from.step + 1, from.attempt)
+}
+
+fn rerun_line(
+    run: &Run,
+    jobs: &[JobIndex],
+    by: &str,
+    from: Option<&FromStep>,
+    only: Option<JobIndex>,
+) -> Option<String> {
+    let begins = |job: Option<JobIndex>| {
+        let from = from.filter(|from| job.is_none_or(|job| job == from.job));
+        from.map(begins)
+    };
     match only {
-        Some(job) if jobs.contains(&job) => Some(format!("a rerun was asked by {by}")),
+        Some(job) if jobs.contains(&job) => {
+            let begins = begins(only).unwrap_or_default();
+            Some(format!("a rerun{begins} was asked by {by}"))
+        }
         Some(job) => follows(run, job, jobs)
             .then(|| format!("a rerun of jobs that it needs was asked by {by}")),
-        None => Some(format!("a rerun of {} was asked by {by}", names(run, jobs).join(", "))),
+        None => {
+            let begins = begins(None).unwrap_or_default();
+            Some(format!("a rerun of {}{begins} was asked by {by}", names(run, jobs).join(", ")))
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_model::{JobIndex, JobState, Reason};
+use kiln_model::{FromStep, JobIndex, JobState, Reason};
 use kiln_stdx::Timestamp;
 
 use crate::action::Effects;
@@ -27,6 +27,10 @@ pub struct Job {
     pub(crate) cause: Cause,
     /// Attempts from before the last rerun; they are not counted against the retry budget.
     pub(crate) n_earlier: usize,
+    /// Attempts from before the last rerun of a need: they saw other layers than those there are now.
+    pub(crate) n_outdated: usize,
+    /// Where its attempts begin since the last rerun.
+    pub(crate) from: Option<FromStep>,
 }
 
 impl Job {
@@ -40,6 +44,8 @@ impl Job {
             n_unmet: n_needs,
             cause: Cause::First,
             n_earlier: 0,
+            n_outdated: 0,
+            from: None,
         }
     }
 
@@ -120,7 +126,8 @@ impl Run {
         let id = kiln_model::AttemptId { run: self.id, job: at, attempt };
         let job = self.job_mut(at);
         job.outputs.clear();
-        job.attempts.push(Attempt::offered(id, cause, n_steps, now));
+        let from = job.from.clone();
+        job.attempts.push(Attempt::offered(id, (cause, from), n_steps, now));
         self.tally.n_open += 1;
         self.turn(at, JobState::Queued, Some(Reason::NoAgent), now, effects);
         effects.offers.push(self.offer(id));

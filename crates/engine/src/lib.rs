@@ -12,6 +12,7 @@ mod condition;
 mod retry;
 mod cancel;
 mod rerun;
+mod boundary;
 mod layers;
 pub mod queue;
 pub mod explain;

@@ -4,7 +4,7 @@
 //! again, so it is refused, and the words name the need to rerun. Asked for together with the need,
 //! or for a job that runs regardless of its needs, it is fine.
 
-use kiln_model::JobIndex;
+use kiln_model::{FromStep, JobIndex};
 use kiln_stdx::Timestamp;
 
 use crate::action::{Effects, Refused};
@@ -16,10 +16,14 @@ impl Run {
         &mut self,
         jobs: &[JobIndex],
         by: &str,
+        from: Option<&FromStep>,
         at: Timestamp,
         effects: &mut Effects,
     ) -> Result<(), Refused> {
         let again = self.to_rerun(jobs).map_err(Refused::Illegal)?;
+        if let Some(from) = from {
+            self.may_begin(from, jobs, &again).map_err(Refused::Illegal)?;
+        }
         self.cancelled_by = None;
         if self.state.is_over() {
             // How long a run took is how long its latest going took.
@@ -28,7 +32,12 @@ impl Run {
         let cause = Cause::Rerun { by: by.to_owned() };
         for &job in &again {
             let needs = self.n_unmet_after(job, &again);
+            let sees_others = self.needs_one_of(job, &again);
             let state = self.job_mut(job);
+            if sees_others {
+                state.n_outdated = state.attempts.len();
+            }
+            state.from = from.filter(|from| from.job == job && from.step > 0).cloned();
             state.n_unmet = needs;
             state.n_earlier = state.attempts.len();
             state.cause = cause.clone();
@@ -84,6 +93,42 @@ impl Run {
         }
         again.sort_unstable();
         Ok(again)
+    }
+
+    /// In words, why a job cannot begin there.
+    fn may_begin(
+        &self,
+        from: &FromStep,
+        jobs: &[JobIndex],
+        again: &[JobIndex],
+    ) -> Result<(), String> {
+        let FromStep { job, step, .. } = *from;
+        if !jobs.contains(&job) {
+            return Err(format!(
+                "job {job} is to begin from a step and was not named to run again"
+            ));
+        }
+        let name = &self.planned_job(job).name;
+        let n_steps = self.planned_job(job).steps.len();
+        if usize::try_from(step).map_or(true, |step| step >= n_steps) {
+            return Err(format!(
+                "job `{name}` has {n_steps} steps, so there is no step {}",
+                step + 1
+            ));
+        }
+        // Its files are those that any attempt begins with.
+        if step == 0 {
+            return Ok(());
+        }
+        let cannot = format!("job `{name}` cannot begin from step {}", step + 1);
+        if self.needs_one_of(job, again) {
+            return Err(format!("{cannot}: what it needs runs again; leave out one of the two"));
+        }
+        self.kept_by(from).map_err(|why| format!("{cannot}: {why}"))
+    }
+
+    fn needs_one_of(&self, job: JobIndex, jobs: &[JobIndex]) -> bool {
+        self.planned_job(job).needs.iter().any(|need| jobs.contains(need))
     }
 
     fn take_up(&self, job: JobIndex, taken: &mut [bool], again: &mut Vec<JobIndex>) {

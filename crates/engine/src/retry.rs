@@ -52,12 +52,16 @@ impl Run {
     fn attempt_over(&mut self, at: JobIndex, now: Timestamp, effects: &mut Effects) {
         let Some(attempt) = self.jobs[at.at()].attempts.last() else { return };
         let Some(outcome) = attempt.outcome.clone() else { return };
+        let reused = attempt.reused_from().map(|from| {
+            let (run, took_ms) = (from.number.0, from.took_ms);
+            Reason::Reused { run, took_ms }
+        });
         effects.released.push(attempt.id);
         self.tally.n_open -= 1;
         let Some((kind, reason)) = self.failure(at, &outcome) else {
             let (state, reason) = match outcome {
                 Outcome::Cancelled => (JobState::Cancelled, Some(self.cancelled_reason(at))),
-                _ => (JobState::Success, None),
+                _ => (JobState::Success, reused),
             };
             return self.turn(at, state, reason, now, effects);
         };

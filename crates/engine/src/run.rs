@@ -15,7 +15,7 @@
 //!          └──cancel──▶ Cancelled                     every state that is over ──rerun──▶ Queued
 //!
 //! attempt:  offered ──leased──▶ leased ──started──▶ running ──finished, lapsed──▶ over
-//!             ▲                   │
+//!             ▲                   │ └──────────────reused──────────────────────────▲
 //!             └──lapsed or lost───┘  under the next epoch; the retry budget is untouched
 //! ```
 //!
@@ -48,12 +48,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kiln_model::{AttemptId, Trigger};
-use kiln_model::{Event, EventKind, JobIndex, JobState, LeaseId, Plan, Reason, RunId, RunState};
+use kiln_model::{
+    Earlier, Event, EventKind, JobIndex, JobState, LeaseId, Outcome, Plan, Reason, RunId, RunState,
+};
 use kiln_stdx::Timestamp;
 
 pub use crate::action::{Action, Refused};
 pub use crate::attempt::{Attempt, Cause, Step};
 pub use crate::job::Job;
+pub use crate::layers::Below;
 
 use crate::action::Effects;
 use crate::attempt::{Finish, News};
@@ -138,6 +141,34 @@ impl Run {
                 let news = self.attempt_mut(*lease)?.start(*lease, at)?;
                 self.started_now(*lease, news, at, &mut effects);
             }
+            EventKind::Keyed { lease, key, unfit } => {
+                let news = self.attempt_mut(*lease)?.key(*lease, key, unfit)?;
+                effects.job_changed_by(news, lease.attempt.job);
+            }
+            EventKind::Awaited { lease, from } => {
+                let news = self.attempt_mut(*lease)?.wait_for(*lease, from)?;
+                self.awaits(*lease, from, news, &mut effects);
+            }
+            EventKind::Reused {
+                lease,
+                from,
+                outputs,
+                layer,
+                artifacts,
+                log_bytes,
+                steps,
+                notes,
+            } => {
+                let outcome = &Outcome::Success;
+                let log_bytes = Some(*log_bytes);
+                let finish = Finish { outcome, layer, artifacts, log_bytes, notes };
+                let news = self.attempt_mut(*lease)?.reuse(*lease, from, finish, steps, at)?;
+                if news == News::New {
+                    self.job_mut(lease.attempt.job).outputs.clone_from(outputs);
+                    self.begun_by(at, &mut effects);
+                }
+                self.attempt_ended(*lease, news, at, &mut effects);
+            }
             EventKind::StepStarted { lease, step, log_from } => {
                 let news = self.attempt_mut(*lease)?.start_step(*lease, *step, *log_from, at)?;
                 effects.job_changed_by(news, lease.attempt.job);
@@ -163,7 +194,9 @@ impl Run {
                 self.attempt_ended(*lease, news, at, &mut effects);
             }
             EventKind::CancelAsked { by } => self.cancel(by, at, &mut effects)?,
-            EventKind::RerunAsked { jobs, by } => self.rerun(jobs, by, at, &mut effects)?,
+            EventKind::RerunAsked { jobs, by, from } => {
+                self.rerun(jobs, by, from.as_ref(), at, &mut effects)?;
+            }
         }
         if effects.is_empty() {
             return Ok(Vec::new());
@@ -310,10 +343,23 @@ impl Run {
     fn started_now(&mut self, lease: LeaseId, news: News, at: Timestamp, effects: &mut Effects) {
         if news == News::New {
             self.turn(lease.attempt.job, JobState::Running, None, at, effects);
-            if self.started_at.is_none() {
-                self.started_at = Some(at);
-                effects.run = true;
-            }
+            self.begun_by(at, effects);
+        }
+    }
+
+    /// A run begins with the first job that starts, or that has no need to.
+    fn begun_by(&mut self, at: Timestamp, effects: &mut Effects) {
+        if self.started_at.is_none() {
+            self.started_at = Some(at);
+            effects.run = true;
+        }
+    }
+
+    fn awaits(&mut self, lease: LeaseId, from: &Earlier, news: News, effects: &mut Effects) {
+        if news == News::New {
+            let reason = Reason::SameJob { run: from.number.0, job: from.job.to_string() };
+            self.job_mut(lease.attempt.job).reason = Some(reason);
+            effects.jobs.push(lease.attempt.job);
         }
     }
 

@@ -7,6 +7,7 @@ mod histories;
 mod needs;
 mod queues;
 mod reruns;
+mod reuse;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -170,7 +171,7 @@ fn lapsed(lease: LeaseId) -> EventKind {
 
 fn rerun_of(jobs: &[u32]) -> EventKind {
     let jobs = jobs.iter().copied().map(JobIndex).collect();
-    EventKind::RerunAsked { jobs, by: "bob".to_owned() }
+    EventKind::RerunAsked { jobs, by: "bob".to_owned(), from: None }
 }
 
 fn attempt_id(job: u32, attempt: u32) -> AttemptId {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use kiln_model::plan::ArtifactRule;
 use kiln_model::{AttemptId, Exit};
 use kiln_stdx::Secret;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub trait Executor: Send + Sync + 'static {
     type Session: Session;
@@ -40,6 +41,8 @@ pub struct Attached<S> {
     pub steps_done: Vec<StepDone>,
     /// The step that runs; wait for it with [`Session::resume`].
     pub running: Option<u32>,
+    /// How its workspace is mounted now.
+    pub mount: Option<kiln_stdx::overlay::Mount>,
 }
 
 /// A step that came to an end.
@@ -74,6 +77,18 @@ pub trait Session: Send + 'static {
     /// How far the log has come. The first bytes of a silence are announced at once.
     fn log(&self) -> watch::Receiver<LogPosition>;
 
+    /// Runs one command for a person, on their own streams, and tells how it ended. It sees what a
+    /// step sees; the log, the masks and the steps' results know nothing of it.
+    ///
+    /// Each number that `signals` gives is sent to the command's process group as a signal. A command
+    /// that was left half-way is killed by whatever is asked next.
+    fn visit(
+        &mut self,
+        command: StepCommand,
+        streams: Streams,
+        signals: &mut mpsc::UnboundedReceiver<i32>,
+    ) -> impl Future<Output = Result<Exit, StepError>> + Send;
+
     /// Copies the files that match into `objects` (named by SHA-256: `ab/cdef…`), reading them as
     /// the job's steps see them. Never outside the workspace.
     fn collect(
@@ -81,6 +96,16 @@ pub trait Session: Send + 'static {
         rules: Vec<ArtifactRule>,
         objects: PathBuf,
     ) -> impl Future<Output = Result<Vec<Artifact>, StepError>> + Send;
+
+    /// Between two steps: the workspace in another form at the same place, such as an empty top over
+    /// what was its top until now. `false`, and nothing has changed: a step has left something running
+    /// or mounted. `None` only asks for that.
+    ///
+    /// After an error the session is good for nothing but to be closed.
+    fn remount(
+        &mut self,
+        mount: Option<kiln_stdx::overlay::Mount>,
+    ) -> impl Future<Output = Result<bool, StepError>> + Send;
 
     /// Kills what is left, unmounts, ends. The log is flushed to disk (fdatasync). Idempotent.
     fn close(&mut self) -> impl Future<Output = Result<(), StepError>> + Send;
@@ -102,8 +127,15 @@ pub struct SessionSpec {
     /// The attempt's own folder on disk: control socket, state of the init process.
     pub attempt_dir: PathBuf,
     pub mount: Option<kiln_stdx::overlay::Mount>,
+    /// Further mounts, which the job sees beside its workspace and can do without: one that the
+    /// kernel refuses is told in the log. Only with `mount`, which gives the namespace for them.
+    pub further: Vec<kiln_stdx::overlay::Mount>,
+    /// Lines of kiln's own that the log begins with, without their `kiln: `.
+    pub preface: Vec<String>,
     /// The workspace: where steps run.
     pub directory: PathBuf,
+    /// The steps run in there, on `directory` at the place that it says. Needs a `mount`.
+    pub container: Option<Container>,
     /// The whole environment of the steps; nothing is inherited.
     pub env: BTreeMap<String, String>,
     /// Values to be replaced by `***` in the log (each also base64, URL- and JSON-escaped, line by
@@ -131,6 +163,68 @@ pub struct StepCommand {
     /// Relative to the workspace.
     pub directory: Option<String>,
     pub timeout: Option<Duration>,
+}
+
+/// A root of its own for the steps, made of an image.
+///
+/// What it isolates and what not: `crate::host::container`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// The image's layers under an empty top; `at` is an empty folder, in which nothing is seen from
+    /// outside.
+    pub root: kiln_stdx::overlay::Mount,
+    /// Where the workspace is in there. Absolute.
+    #[serde(with = "kiln_stdx::path")]
+    pub workspace: PathBuf,
+    /// Further files and folders that are seen in there.
+    pub binds: Vec<Bind>,
+    /// As in an image: `1000`, `node`, `0:0`, `user:group`; empty: root.
+    pub user: String,
+    pub hostname: String,
+    pub network: Network,
+}
+
+/// Something of the machine that a container sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    #[serde(with = "kiln_stdx::path")]
+    pub from: PathBuf,
+    /// Absolute. Made when it is not there.
+    #[serde(with = "kiln_stdx::path")]
+    pub to: PathBuf,
+    pub writable: bool,
+}
+
+/// What a container reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// Its own loopback only.
+    None,
+    /// The machine's own network, with everything that it reaches.
+    Host,
+}
+
+/// Where a person's command reads and writes.
+#[derive(Debug)]
+pub enum Streams {
+    /// The inner end of a pseudo-terminal, which becomes the controlling terminal of the command. Its
+    /// size and its line discipline are the business of whoever holds the outer end.
+    Terminal(OwnedFd),
+    /// Standard input, output and error, passed on as they are.
+    Plain([OwnedFd; 3]),
+}
+
+impl Streams {
+    /// The same again.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(match self {
+            Self::Terminal(end) => Self::Terminal(end.try_clone()?),
+            Self::Plain([stdin, stdout, stderr]) => {
+                Self::Plain([stdin.try_clone()?, stdout.try_clone()?, stderr.try_clone()?])
+            }
+        })
+    }
 }
 
 /// How far the log has come: bytes that are in the file.

@@ -16,7 +16,7 @@ mod mask;
 pub mod host;
 
 pub use contract::{
-    Attached, Executor, LogPosition, OpenError, Session, SessionSpec, StepCommand, StepDone,
-    StepError,
+    Attached, Bind, Container, Executor, LogPosition, Network, OpenError, Session, SessionSpec,
+    StepCommand, StepDone, StepError, Streams,
 };
 pub use host::{HostExecutor, HostSession, OverlayKind, Spawner};

@@ -51,17 +51,18 @@ pub(crate) fn checkout(
         let why = "it is not an object id";
         return Err(GitError::Refused { what: "the tree", text: tree.to_owned(), why });
     }
-    let items = walk(objects, tree)?;
-    if items.len() > FILES_BY_PIPE_MAX || converts(objects, &attributes(&items))? {
+    let (items, in_order) = walk(objects, tree)?;
+    let many = items.len() > FILES_BY_PIPE_MAX && in_order;
+    if many || converts(objects, &attributes(&items))? {
         by_git(mirror, tree, into, index)
     } else {
         index::write(index, by_pipe(objects, &items, into)?)
     }
 }
 
-/// Every file of the tree, checked.
-fn walk(objects: &Arc<Objects>, tree: &str) -> Result<Vec<Item>, GitError> {
-    let mut items = Vec::new();
+/// Every file of the tree, checked; and whether all folders are in git's order.
+fn walk(objects: &Arc<Objects>, tree: &str) -> Result<(Vec<Item>, bool), GitError> {
+    let (mut items, mut in_order) = (Vec::new(), true);
     let mut n_entries = 0;
     let mut folders = vec![(PathBuf::new(), tree.to_owned(), 0)];
     while let Some((folder, id, depth)) = folders.pop() {
@@ -71,6 +72,7 @@ fn walk(objects: &Arc<Objects>, tree: &str) -> Result<Vec<Item>, GitError> {
             return Err(too_large(tree, &folder));
         }
         check(tree, &folder, &entries, depth)?;
+        in_order &= is_in_order(&entries);
         for Entry { name, kind, id } in entries {
             let path = folder.join(std::ffi::OsString::from_vec(name));
             match kind {
@@ -79,7 +81,7 @@ fn walk(objects: &Arc<Objects>, tree: &str) -> Result<Vec<Item>, GitError> {
             }
         }
     }
-    Ok(items)
+    Ok((items, in_order))
 }
 
 /// Refuses a folder of `tree` that would write elsewhere.
@@ -113,8 +115,9 @@ fn check_names(entries: &[Entry]) -> Result<(), (Vec<u8>, &'static str)> {
             b"" => "is an empty name",
             b"." | b".." => "leads out of its folder",
             _ if name.contains(&b'/') => "contains a slash",
-            _ if name.eq_ignore_ascii_case(b".git") || name.eq_ignore_ascii_case(b"git~1") => {
-                "would be taken for git's own folder"
+            _ if is_git_folder(name) => "would be taken for git's own folder",
+            _ if entry.kind == Kind::Symlink && is_gitmodules(name) => {
+                "is a symlink where git expects a file of its own"
             }
             _ if !seen.insert(name) => "is there twice",
             _ => continue,
@@ -122,6 +125,35 @@ fn check_names(entries: &[Entry]) -> Result<(), (Vec<u8>, &'static str)> {
         return Err((name.to_owned(), why));
     }
     Ok(())
+}
+
+/// What some file system takes for `.git`: other cases, trailing dots and spaces, streams, the short
+/// name of old; also behind a backslash. git itself refuses the same names.
+fn is_git_folder(name: &[u8]) -> bool {
+    name.split(|byte| *byte == b'\\')
+        .any(|part| [&b".git"[..], b"git~1"].iter().any(|git| is_ntfs(part, git)))
+}
+
+fn is_gitmodules(name: &[u8]) -> bool {
+    let names = [&b".gitmodules"[..], b"gitmod~1", b"gitmod~2", b"gitmod~3", b"gitmod~4"];
+    names.iter().any(|known| is_ntfs(name, known))
+}
+
+/// Whether `name` is `known` with nothing after it that counts.
+fn is_ntfs(name: &[u8], known: &[u8]) -> bool {
+    let Some((head, tail)) = name.split_at_checked(known.len()) else { return false };
+    let end = tail.iter().find(|byte| !matches!(byte, b'.' | b' '));
+    head.eq_ignore_ascii_case(known) && matches!(end, None | Some(b':'))
+}
+
+/// Whether a tree's entries stand as git wants them, a folder as if its name ended in a slash. git
+/// itself makes nonsense of others.
+fn is_in_order(entries: &[Entry]) -> bool {
+    let key = |entry: &Entry| {
+        let slash: &[u8] = if entry.kind == Kind::Tree { b"/" } else { b"" };
+        [&entry.name, slash].concat()
+    };
+    entries.windows(2).all(|two| key(&two[0]) < key(&two[1]))
 }
 
 /// The ids of `.gitattributes` among the files.

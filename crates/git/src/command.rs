@@ -39,7 +39,10 @@ pub(crate) fn local(git_dir: &Path) -> Command {
     git.env("GIT_DIR", git_dir)
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        // Attributes have files of their own, which are read without any configuration, too.
+        .env("GIT_ATTR_NOSYSTEM", "1")
         .env("GIT_NO_LAZY_FETCH", "1")
+        .args(["-c", "core.attributesFile=/dev/null"])
         .args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]);
     git
 }

@@ -38,6 +38,9 @@ pub enum GitError {
     Unreachable { url: String, message: String },
     #[error("{doing} failed: {message}")]
     Failed { doing: &'static str, message: String },
+    /// Objects of a mirror are missing or unreadable, and could not be had again.
+    #[error("the mirror `{}` is damaged: {message}; {way_out}", .mirror.display())]
+    Damaged { mirror: PathBuf, message: String, way_out: String },
     #[error(transparent)]
     File(#[from] FsError),
 }

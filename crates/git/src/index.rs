@@ -164,6 +164,16 @@ impl<'a> Index<'a> {
         (0..self.len()).filter(named).map(id).collect()
     }
 
+    /// When a file was last modified, as the index knows: seconds since 1970, and nanoseconds.
+    pub fn modified(&self, path: &Path) -> Option<(u32, u32)> {
+        let [file, _] = self.entries_of(path);
+        let looks = self.starts[file.clone().next()?];
+        let number =
+            |at: usize| self.bytes.get(looks + at..)?.first_chunk().map(|n| u32::from_be_bytes(*n));
+        Some((number(8)?, number(12)?))
+            .filter(|(seconds, nanos)| *seconds > 0 && *nanos < 1_000_000_000)
+    }
+
     /// Entries from the first that is not before `path`.
     fn position(&self, path: &[u8]) -> usize {
         let (mut low, mut high) = (0, self.len());

@@ -22,8 +22,10 @@ use crate::location::Location;
 use crate::objects::Objects;
 use crate::pin;
 use crate::refs;
+use crate::repair;
 use crate::tree::{self, Found, Kind};
 use crate::update::{self, Update};
+use crate::walk::{self, TreeEntry};
 
 /// Where a mirror notes what it is a mirror of.
 const LOCATION_FILE: &str = "kiln-location";
@@ -97,6 +99,13 @@ impl Mirror {
         }
     }
 
+    /// Joins small packs when many have gathered. Nothing is lost by it, and readers go on reading.
+    /// Blocking.
+    pub fn tidy(&self) -> Result<(), GitError> {
+        let _one = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        pin::join_packs(&self.at)
+    }
+
     fn fetch_url(&self, url: &str) -> Result<(), GitError> {
         let mut git = command::network(&self.at);
         git.args(["fetch", "--quiet", "--prune", "--force", "--no-tags", "--no-write-fetch-head"])
@@ -114,7 +123,7 @@ impl Mirror {
                 let mut git = command::network(&self.at);
                 git.args(["ls-remote", "--quiet", "--", url, "refs/heads/*", "refs/tags/*"]);
                 let answer = command::ask(git, &self.of.shown(), ASK_WITHIN)?;
-                Ok(listed_refs(&String::from_utf8_lossy(&answer)))
+                Ok(listed_refs(&refs::utf8_lines(&answer)))
             }
         }
     }
@@ -184,11 +193,38 @@ impl Mirror {
         tree::changed(&self.objects, &from.tree, &to.tree)
     }
 
+    /// Visits what is in a tree, from the top; nothing is read of its files. `visit` is given what it
+    /// gave for the folder that the entry is in, and `root` for those of the tree itself; what it gives
+    /// for a folder is known in there, and with `None` it is not entered.
+    pub fn walk<S>(
+        &self,
+        tree: &str,
+        root: S,
+        mut visit: impl FnMut(&S, TreeEntry) -> Option<S>,
+    ) -> Result<(), GitError> {
+        walk::walk(&self.objects, tree, root, &mut visit)
+    }
+
     /// Writes the files of a tree into an empty folder: modes, symlinks, non-UTF-8 names exact, as
     /// `git checkout` would. A tree that would write elsewhere is refused before the first file.
     /// git's index of what was written is made at `index`, an absolute path outside of the folder.
+    /// Objects that are missing or damaged are fetched again, once.
     pub fn checkout(&self, tree: &str, into: &Path, index: &Path) -> Result<(), GitError> {
-        checkout::checkout(&self.at, &self.objects, tree, into, index)
+        let checkout = || checkout::checkout(&self.at, &self.objects, tree, into, index);
+        match checkout() {
+            Err(error) if repair::is_of_objects(&error) => {
+                let _one = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+                repair::refetch(&self.at, &self.of)?;
+                // It has seen the packs of before.
+                self.rest();
+                repair::empty(into, index)?;
+                checkout().map_err(|error| match repair::is_of_objects(&error) {
+                    true => repair::told(&self.at, &self.of, &error),
+                    false => error,
+                })
+            }
+            done => done,
+        }
     }
 
     /// Writes into an empty folder only those files of `tree` that `from` (a tree, with its index) has
@@ -285,7 +321,7 @@ impl Source {
         .args(["refs/heads", "refs/tags"]);
         let listed = kiln_stdx::process::output(&mut git)
             .map_err(|error| GitError::process("listing refs", error))?;
-        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let listed = refs::utf8_lines(&listed);
         // A ref that is no annotated tag has an empty second line.
         let lines: Vec<&str> = listed.lines().filter(|line| !line.starts_with('\t')).collect();
         Ok(listed_refs(&lines.join("\n")))

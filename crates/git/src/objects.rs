@@ -20,6 +20,7 @@ use kiln_stdx::process;
 
 use crate::command;
 use crate::error::GitError;
+use crate::repair;
 
 /// How long the process stays after its last use. A push is often followed by another, or by jobs
 /// of the same repository; a minute later it costs 2 ms to start it again.
@@ -151,9 +152,19 @@ impl Objects {
             self.watch();
         }
         result.map_err(|trouble| match trouble {
-            Trouble::Pipe(cause) => broken(cause),
+            // It ends at an object that it cannot read, and does not say so on its output.
+            Trouble::Pipe(cause) => self.damaged(names, answered).unwrap_or_else(|| broken(cause)),
             Trouble::Git(error) => error,
         })
+    }
+
+    /// What is wrong with the object at which git ended: the last answered one, or the one after it.
+    fn damaged(&self, names: &[String], answered: usize) -> Option<GitError> {
+        let culprits = names.get(answered.saturating_sub(1)..)?.iter().take(2);
+        let mut told = culprits.filter_map(|id| Some((id, repair::diagnose(&self.git_dir, id)?)));
+        let (id, message) = told.next()?;
+        let message = format!("object {id} cannot be read: {message}");
+        Some(GitError::Failed { doing: "reading objects", message })
     }
 
     fn exchange<T>(

@@ -12,6 +12,9 @@ use crate::error::GitError;
 /// Packs are joined when there are more: each is one more place to look for an object.
 const PACKS_MAX: usize = 50;
 
+/// Objects that lie singly, in one folder of 256; as many as git itself lets be.
+const SINGLE_IN_FOLDER_MAX: usize = 27;
+
 /// Copies what the refs reach and the mirror does not have itself, then moves the mirror's refs.
 pub(crate) fn copy(mirror: &Path, refs: &[(String, String)]) -> Result<(), GitError> {
     let pinned = pinned(mirror)?;
@@ -38,7 +41,7 @@ fn pinned(mirror: &Path) -> Result<Vec<(String, String)>, GitError> {
     git.args(["for-each-ref", "--format=%(objectname) %(refname)"]);
     let listed =
         process::output(&mut git).map_err(|error| GitError::process("listing refs", error))?;
-    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let listed = crate::refs::utf8_lines(&listed);
     let pair = |line: &str| line.split_once(' ').map(|(id, name)| (name.to_owned(), id.to_owned()));
     Ok(listed.lines().filter_map(pair).collect())
 }
@@ -58,10 +61,15 @@ fn pack(
     feed(&mut git, &revisions, "copying objects")
 }
 
-fn join_packs(mirror: &Path) -> Result<(), GitError> {
-    let folder = std::fs::read_dir(mirror.join("objects/pack")).into_iter().flatten().flatten();
-    let is_pack = |name: &std::ffi::OsStr| name.to_string_lossy().ends_with(".pack");
-    if folder.filter(|entry| is_pack(&entry.file_name())).count() <= PACKS_MAX {
+/// Joins packs and single objects when there are many of either.
+pub(crate) fn join_packs(mirror: &Path) -> Result<(), GitError> {
+    let names = |folder: &str| {
+        let entries = std::fs::read_dir(mirror.join(folder)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+    };
+    let n_packs = names("objects/pack").filter(|name| name.ends_with(".pack")).count();
+    // Names are digests: one folder of 256 tells of all.
+    if n_packs <= PACKS_MAX && names("objects/17").count() <= SINGLE_IN_FOLDER_MAX {
         return Ok(());
     }
     let mut git = command::local(mirror);

@@ -53,7 +53,7 @@ pub(crate) fn read(common_dir: &Path) -> Result<BTreeMap<String, String>, GitErr
         return ask(common_dir);
     }
     let packed = fs::read(common_dir.join("packed-refs")).unwrap_or_default();
-    let packed = String::from_utf8_lossy(&packed);
+    let packed = utf8_lines(&packed);
     let mut found: BTreeMap<_, _> = packed.lines().filter_map(listed).collect();
     // What has a file of its own is newer than what is packed.
     let mut folders = vec!["refs/heads".to_owned(), "refs/tags".to_owned()];
@@ -79,7 +79,15 @@ fn ask(common_dir: &Path) -> Result<BTreeMap<String, String>, GitError> {
     git.args(["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags"]);
     let answer =
         process::output(&mut git).map_err(|error| GitError::process("listing refs", error))?;
-    Ok(String::from_utf8_lossy(&answer).lines().filter_map(listed).collect())
+    Ok(utf8_lines(&answer).lines().filter_map(listed).collect())
+}
+
+/// The lines that are UTF-8. A ref whose name is not can be fetched from and never named here; decoded
+/// somehow it would be another ref, and two of them the same one.
+pub(crate) fn utf8_lines(bytes: &[u8]) -> String {
+    let lines =
+        bytes.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// `<id> <ref>`; anything else, a symbolic ref or a lock for one, is none of these.

@@ -36,7 +36,7 @@ pub(crate) fn read(objects: &Arc<Objects>, id: &str) -> Result<Vec<Entry>, GitEr
 }
 
 /// `<mode> <name>\0<id>` repeated. `id_bytes` is 20, or 32 in a SHA-256 repository.
-fn parse(mut bytes: &[u8], id_bytes: usize) -> Option<Vec<Entry>> {
+pub(crate) fn parse(mut bytes: &[u8], id_bytes: usize) -> Option<Vec<Entry>> {
     let mut entries = Vec::new();
     while !bytes.is_empty() {
         let space = bytes.iter().position(|b| *b == b' ')?;

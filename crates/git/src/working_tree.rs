@@ -58,6 +58,18 @@ impl WorkingTree {
         Ok((self.head_commit()?, branch))
     }
 
+    /// The branch that the remote `origin` calls its default, as it was when it was cloned or last
+    /// asked. `None`: there is no such remote, or nobody has asked.
+    pub fn default_branch(&self) -> Option<String> {
+        let common = match fs::read_to_string(self.git_dir.join("commondir")) {
+            Ok(common) => self.git_dir.join(common.trim_end()),
+            Err(_) => self.git_dir.clone(),
+        };
+        let head = fs::read_to_string(common.join("refs/remotes/origin/HEAD")).ok()?;
+        let name = head.trim_end().strip_prefix("ref:")?.trim();
+        name.strip_prefix("refs/remotes/origin/").map(str::to_owned)
+    }
+
     fn symbolic_head(&self) -> Result<Option<String>, GitError> {
         let mut git = command::in_tree(&self.root);
         git.args(["symbolic-ref", "--quiet", "HEAD"]);

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use kiln_model::plan::RetryOn;
+use kiln_model::plan::{RetryOn, Snapshots};
 
 use crate::node::{Spanned, Text};
 
@@ -79,7 +79,10 @@ pub struct Job {
     pub lock: Option<Lock>,
     pub outputs: Vec<Text>,
     pub inputs: Vec<Text>,
-    pub cache: Vec<Text>,
+    pub cache: Vec<Cache>,
+    pub cache_key: Option<Text>,
+    pub workspace: Option<Workspace>,
+    pub snapshots: Option<Snapshots>,
     pub services: Vec<Service>,
     pub approve: Option<Vec<Text>>,
     pub priority: i32,
@@ -119,6 +122,21 @@ pub struct Lock {
     pub span: Range<usize>,
     pub any: Vec<Text>,
     pub limit: u32,
+}
+
+#[derive(Debug)]
+pub struct Cache {
+    pub path: Text,
+    pub key: Option<Text>,
+}
+
+/// Which files a job wants; nothing written: all that its needs saw and left.
+#[derive(Debug)]
+pub enum Workspace {
+    Nothing,
+    Fresh,
+    /// What these of its needs saw and left.
+    From(Vec<Text>),
 }
 
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A SHA-256 as 64 hexadecimal digits: names an object by its content.
+/// 32 bytes as 64 hexadecimal digits, that name something by its content: an object by SHA-256, a
+/// layer by BLAKE3.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);

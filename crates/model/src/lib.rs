@@ -8,6 +8,7 @@
 pub mod name;
 pub mod id;
 pub mod pattern;
+pub mod inputs;
 pub mod trigger;
 pub mod condition;
 pub mod plan;
@@ -17,11 +18,13 @@ pub mod outcome;
 pub mod reason;
 pub mod log;
 pub mod layer;
+pub mod key;
 pub mod artifact;
 pub mod limit;
 
-pub use event::{Event, EventKind, Notes};
+pub use event::{Earlier, EarlierStep, Event, EventKind, FromStep, Notes};
 pub use id::{AgentId, AttemptId, Epoch, JobIndex, LeaseId, ProjectId, RunId, RunNumber};
+pub use key::JobKey;
 pub use name::{JobName, ProjectName};
 pub use outcome::{Exit, Outcome};
 pub use plan::{Job, Plan, Step};

@@ -12,9 +12,15 @@ pub const PLAN_BYTES_MAX: usize = 64 << 20;
 pub const JOB_STEPS_MAX: usize = 1_000;
 /// Longest command of one step. Linux passes at most 128 KiB in one argument.
 pub const COMMAND_BYTES_MAX: usize = 100 << 10;
+/// Most paths that one job may keep in `cache`: each outside the workspace is a mount.
+pub const JOB_CACHES_MAX: usize = 50;
+/// Longest path of a cache: the kernel's own bound is 4096 with the folder it lies in.
+pub const CACHE_PATH_BYTES_MAX: usize = 1 << 10;
 /// Most values that one attempt may give as outputs, and their size together.
 pub const OUTPUTS_MAX: usize = 256;
 pub const OUTPUT_BYTES_MAX: usize = 256 << 10;
+/// Files that match the `inputs` of one job. More, and its result has no key.
+pub const INPUT_FILES_MAX: usize = 200_000;
 /// Most attempts that `retry` may ask for.
 pub const ATTEMPTS_MAX: u32 = 10;
 

@@ -279,9 +279,14 @@ pub enum PlanError {
     NoStep(JobName),
     #[error("job `{job}` needs job {need}, and the plan has {n_jobs} jobs")]
     UnknownNeed { job: JobName, need: JobIndex, n_jobs: usize },
+    #[error("job `{job}` starts from the files of job {from}, which it does not need")]
+    NotNeeded { job: JobName, from: JobIndex },
     #[error("the jobs need each other in a circle: {}", .0.join(" -> "))]
     Cycle(Vec<String>),
 }
+
+/// So much of a step's name is quoted in an error.
+const SHOWN_CHARS: usize = 60;
 
 impl Plan {
     pub fn job(&self, at: JobIndex) -> &Job {
@@ -313,6 +318,10 @@ impl Plan {
             if let Some(&need) = job.needs.iter().find(|need| need.at() >= self.jobs.len()) {
                 let (job, n_jobs) = (job.name.clone(), self.jobs.len());
                 return Err(PlanError::UnknownNeed { job, need, n_jobs });
+            }
+            let View::From { jobs } = &job.workspace else { continue };
+            if let Some(&from) = jobs.iter().find(|from| !job.needs.contains(from)) {
+                return Err(PlanError::NotNeeded { job: job.name.clone(), from });
             }
         }
         match self.cycle() {
@@ -400,7 +409,53 @@ mod optional_millis {
     }
 }
 
+/// Why a text names no step of a job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoStep {
+    #[error("job `{job}` has no step `{text}`; its steps are {steps}")]
+    Unknown { job: JobName, text: String, steps: String },
+    #[error(
+        "job `{job}` has several steps `{text}`; name one by its number: its steps are {steps}"
+    )]
+    Ambiguous { job: JobName, text: String, steps: String },
+}
+
 impl Job {
+    /// The position of a step that a person names, by its number from 1 or by its name.
+    pub fn find_step(&self, text: &str) -> Result<u32, NoStep> {
+        let number = text.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+        let named = |(at, step): (usize, &Step)| (step.name == text).then_some(at);
+        let mut found = self.steps.iter().enumerate().filter_map(named);
+        let at = match number.filter(|at| *at < self.steps.len()) {
+            Some(at) => Some(at),
+            None => found.next(),
+        };
+        let fault = |make: fn(JobName, String, String) -> NoStep| {
+            let text = text.chars().take(SHOWN_CHARS).collect::<String>();
+            Err(make(self.name.clone(), text.escape_debug().to_string(), self.steps_in_words()))
+        };
+        match (at.and_then(|at| u32::try_from(at).ok()), number.is_none() && found.next().is_some())
+        {
+            (Some(_), true) => fault(|job, text, steps| NoStep::Ambiguous { job, text, steps }),
+            (Some(at), false) => Ok(at),
+            (None, _) => fault(|job, text, steps| NoStep::Unknown { job, text, steps }),
+        }
+    }
+
+    fn steps_in_words(&self) -> String {
+        const SHOWN: usize = 20;
+        let name = |(at, step): (usize, &Step)| {
+            let first = step.name.lines().next().unwrap_or_default();
+            let short: String = first.chars().take(SHOWN_CHARS).collect();
+            format!("{} `{}`", at + 1, short.escape_debug())
+        };
+        let mut all: Vec<String> = self.steps.iter().enumerate().take(SHOWN).map(name).collect();
+        if self.steps.len() > SHOWN {
+            all.push(format!("{} more", self.steps.len() - SHOWN));
+        }
+        all.join(", ")
+    }
+
     /// A job of one shell command and defaults everywhere else.
     pub fn sample(name: &str, script: &str) -> Self {
         let name = JobName::new(name).expect("callers give a lawful name");
@@ -468,6 +523,23 @@ mod tests {
         );
         assert_eq!(plan(&[&[0]]).check(), Err(PlanError::Cycle(names(&["j0", "j0"]))));
         assert_eq!(plan(&[&[], &[0], &[0], &[1, 2]]).check(), Ok(()));
+    }
+
+    #[test]
+    fn a_step_is_named_by_its_number_or_its_name() {
+        let mut job = Job::sample("j", "build");
+        for name in ["test", "test", "1"] {
+            let step = Step { name: name.to_owned(), ..job.steps[0].clone() };
+            job.steps.push(step);
+        }
+        let words = |text| job.find_step(text).map_err(|error| error.to_string());
+        assert_eq!((words("1"), words("4"), words("build")), (Ok(0), Ok(3), Ok(0)));
+        let steps = "its steps are 1 `build`, 2 `test`, 3 `test`, 4 `1`";
+        for text in ["0", "5", "", "-1", "tset", "99999999999999999999"] {
+            assert_eq!(words(text), Err(format!("job `j` has no step `{text}`; {steps}")));
+        }
+        let several = "job `j` has several steps `test`; name one by its number";
+        assert_eq!(words("test"), Err(format!("{several}: {steps}")));
     }
 
     #[test]

@@ -21,6 +21,17 @@ pub enum Reason {
         lock: String,
         held_by: String,
     },
+    /// Another run does the same at the moment; it waits for that result.
+    SameJob {
+        run: i64,
+        job: String,
+    },
+    /// It did not run: an earlier run had done the same.
+    Reused {
+        run: i64,
+        /// How long that took, in milliseconds.
+        took_ms: u64,
+    },
     /// Waits for a person.
     Approval,
     /// Its `if` is false. `trace` shows the value of each part.
@@ -71,6 +82,13 @@ impl fmt::Display for Reason {
             Self::NoAgent => f.write_str("waits for a free agent"),
             Self::Lock { lock, held_by } => {
                 write!(f, "waits for the lock `{lock}`, held by {held_by}")
+            }
+            Self::SameJob { run, job } => {
+                write!(f, "waits for `#{run}/{job}`, which does the same")
+            }
+            Self::Reused { run, took_ms } => {
+                let took = std::time::Duration::from_millis(*took_ms);
+                write!(f, "reused from run #{run}, saved {}", kiln_stdx::duration::show(took))
             }
             Self::Approval => f.write_str("waits for approval"),
             Self::Condition { condition, .. } => write!(f, "its condition `{condition}` is false"),

@@ -85,6 +85,9 @@ pub struct Trigger {
     /// then every path filter passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<Vec<String>>,
+    /// Nothing is taken from earlier runs: no result, no cache. What it gives is kept as always.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_cache: bool,
 }
 
 /// A request to merge `branch` of [`Trigger`] into `base`.
@@ -111,6 +114,7 @@ impl Trigger {
             author: String::new(),
             inputs: BTreeMap::new(),
             changed: None,
+            no_cache: false,
         }
     }
 

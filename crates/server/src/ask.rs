@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use kiln_api::user::{AddProject, Rerun, TriggerRun};
+use kiln_engine::run::Run;
 use kiln_git::{GitError, Location, Mirror, refs};
 use kiln_manifest::Input;
 use kiln_model::layer::Source;
-use kiln_model::{EventKind, JobIndex, JobState, ProjectName, Trigger, TriggerKind};
+use kiln_model::{EventKind, FromStep, JobIndex, JobState, ProjectName, Trigger, TriggerKind};
 use kiln_store::{NewProject, ProjectRow, RunRow, StoreError};
 
 use crate::reconcile::plan::{self, Outcome};
@@ -217,6 +218,7 @@ pub async fn trigger(
         at.tag = asked.tag;
         at.commit = id;
         at.inputs = asked.inputs;
+        at.no_cache = asked.no_cache;
         at.actor = actor;
         if at.branch.is_none() && at.tag.is_none() {
             at.branch = default_branch.filter(|_| asked.commit.is_none());
@@ -347,7 +349,34 @@ pub async fn rerun(app: &App, run: &RunRow, asked: Rerun, by: String) -> Result<
     if jobs.is_empty() {
         return Err(conflict("nothing_failed", "no job of the run has failed".to_owned()));
     }
-    Ok(app.runs.apply(run.id, EventKind::RerunAsked { jobs, by }).await?)
+    let from = match asked.from.as_deref().filter(|from| !from.is_empty()) {
+        Some(step) => from_step(&folded, &jobs, step)?,
+        None => None,
+    };
+    Ok(app.runs.apply(run.id, EventKind::RerunAsked { jobs, by, from }).await?)
+}
+
+/// Where to begin the one job of `jobs`. `None` for its first step: that is a rerun like any other.
+pub fn from_step(run: &Run, jobs: &[JobIndex], step: &str) -> Result<Option<FromStep>, AskError> {
+    let wrong = |message| Err(AskError::Wrong { code: "bad_step", message, help: None });
+    let (Some(plan), [job]) = (&run.plan, jobs) else {
+        let message = "only one job can begin from a step; name it".to_owned();
+        return wrong(message);
+    };
+    let planned = plan.job(*job);
+    match planned.find_step(step) {
+        Err(unknown) => wrong(unknown.to_string()),
+        Ok(0) => Ok(None),
+        Ok(at) => run.begins_from(*job, at).map(Some).map_err(|why| AskError::Conflict {
+            code: "not_kept",
+            message: format!(
+                "`{}` cannot begin from step {}: {why}; run it again from its beginning, or give it \
+                 `snapshots: steps` to have the files kept from then on",
+                planned.name,
+                at + 1
+            ),
+        }),
+    }
 }
 
 /// A job's place in a run's plan, by its name.
@@ -361,7 +390,7 @@ pub async fn job_of(app: &App, run: &RunRow, name: &str) -> Result<JobIndex, Ask
     found.ok_or_else(|| no_job(plan, name))
 }
 
-fn no_job(plan: &kiln_model::Plan, name: &str) -> AskError {
+pub(crate) fn no_job(plan: &kiln_model::Plan, name: &str) -> AskError {
     let names: BTreeMap<&str, ()> = plan.jobs.iter().map(|job| (job.name.as_str(), ())).collect();
     let near = kiln_stdx::suggest::nearest(name, names.into_keys());
     let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();

@@ -10,7 +10,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use kiln_stdx::{Clock, SystemClock, process};
 
 use crate::report::whole;
 use crate::runs::Places;
-use crate::serve::socket::reachable;
+use crate::serve::socket;
 
 /// By this line a hook of ours is known.
 const MARK: &str = "# Installed by kiln: tells its server what was pushed.";
@@ -189,23 +188,9 @@ enum Untold {
 
 fn tell(places: &Places, push: &Push) -> Result<PushAnswer, Untold> {
     let body = serde_json::to_vec(push).expect("a push is plain data");
-    let exchange = || -> io::Result<(u16, Vec<u8>)> {
-        let mut socket = reachable(&places.socket(), |path| UnixStream::connect(path))?;
-        socket.set_read_timeout(Some(ANSWER_WITHIN))?;
-        socket.set_write_timeout(Some(ANSWER_WITHIN))?;
-        let mut request = format!(
-            "POST /internal/push HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        request.extend_from_slice(&body);
-        socket.write_all(&request)?;
-        let mut answer = Vec::new();
-        socket.take(STDIN_BYTES_MAX).read_to_end(&mut answer)?;
-        parse(&answer).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
-    };
-    match exchange().map_err(|cause| Untold::Away(away(&cause)))? {
+    match socket::post(&places.socket(), "/internal/push", &body, ANSWER_WITHIN)
+        .map_err(|cause| Untold::Away(away(&cause)))?
+    {
         (200, body) => serde_json::from_slice(&body)
             .map_err(|error| Untold::Away(away(&io::Error::other(error.to_string())))),
         (status, body) => {
@@ -217,20 +202,6 @@ fn tell(places: &Places, push: &Push) -> Result<PushAnswer, Untold> {
             })
         }
     }
-}
-
-/// Status and body of an answer with a known length.
-fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&answer[..end]).ok()?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    })?;
-    let body = &answer[end + 4..];
-    // Short: the server went away while it answered.
-    (body.len() == length).then(|| (status, body.to_owned()))
 }
 
 /// Leaves the push for the next server. Names begin with the time, so that they sort as they came.

@@ -13,17 +13,23 @@
 //! what a person sees (`crate::view`).
 
 mod assign;
+mod cache;
+mod earlier;
 mod fresh;
 mod lease;
 mod live;
+mod miss;
 mod places;
 mod reader;
+mod reuse;
 mod source;
+mod past;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use kiln_api::layers::Layers;
 use kiln_engine::queue::{Blocked, Queue};
 use kiln_engine::run::{Action, Refused, Run};
 use kiln_model::{AttemptId, Event, EventKind, LeaseId, ProjectId, RunId};
@@ -35,11 +41,13 @@ use tokio::sync::{Notify, broadcast};
 
 pub use fresh::new_run;
 pub use live::job_row;
+pub use past::Past;
 pub use places::Places;
 
 use crate::secret::SecretBox;
 use lease::Leases;
 use live::Live;
+use reuse::Doers;
 
 /// Finished runs kept in memory because somebody may be looking at them.
 const RECENT_MAX: usize = 8;
@@ -64,11 +72,16 @@ struct Inner {
     secrets: SecretBox,
     /// Secrets given on the command line of `kiln run`: never stored.
     given: Mutex<HashMap<RunId, HashMap<String, Secret<String>>>>,
+    /// Variables that the agent in this process gives to every job.
+    machine_env: OnceLock<Vec<(String, String)>>,
+    /// Where layers are, for who wants to know whether one is still there.
+    layers: OnceLock<Arc<dyn Layers>>,
     live: Mutex<HashMap<RunId, Arc<Live>>>,
     recent: Mutex<Vec<RunId>>,
     queue: Mutex<Queue>,
     offered: Notify,
     leases: Leases,
+    doers: Doers,
     news: broadcast::Sender<News>,
 }
 
@@ -100,11 +113,14 @@ impl Runs {
             objects: Objects::new(&places.objects()),
             secrets: SecretBox::at(&places.keys()),
             given: Mutex::default(),
+            machine_env: OnceLock::new(),
+            layers: OnceLock::new(),
             live: Mutex::default(),
             recent: Mutex::default(),
             queue: Mutex::new(Queue::default()),
             offered: Notify::new(),
             leases: Leases::default(),
+            doers: Doers::default(),
             news: broadcast::Sender::new(NEWS_MAX),
             store,
             places,
@@ -160,6 +176,27 @@ impl Runs {
         lock(&self.inner.given).insert(run, secrets);
     }
 
+    /// Notes what the agent in this process gives to every job, for who looks at one later.
+    pub fn note_machine_env(&self, env: Vec<(String, String)>) {
+        // A second agent in one process gives the same.
+        let _ = self.inner.machine_env.set(env);
+    }
+
+    /// Notes whose layers the runs here use.
+    pub fn note_layers(&self, layers: Arc<dyn Layers>) {
+        // A second agent in one process uses the same.
+        let _ = self.inner.layers.set(layers);
+    }
+
+    /// Absent before an agent is started here.
+    pub fn layers(&self) -> Option<&Arc<dyn Layers>> {
+        self.inner.layers.get()
+    }
+
+    pub fn machine_env(&self) -> Vec<(String, String)> {
+        self.inner.machine_env.get().cloned().unwrap_or_default()
+    }
+
     pub fn news(&self) -> broadcast::Receiver<News> {
         self.inner.news.subscribe()
     }
@@ -183,16 +220,18 @@ impl Runs {
         live: &Arc<Live>,
         kind: EventKind,
     ) -> Result<impl Future<Output = Result<(), StoreError>> + Send + use<>, Refused> {
-        let (written, seq, over) = {
+        let (written, seq, over, ended) = {
             let mut run = lock(&live.run);
             let before = run.seq;
             let event = Event { seq: before + 1, at: self.inner.clock.now(), kind };
             let actions = run.apply(&event)?;
             // A repeated fact is accepted and changes nothing, not even the count.
-            let written = (run.seq > before)
-                .then(|| self.inner.store.append(live::append_for(&run, event, &actions)));
+            let written = (run.seq > before).then(|| {
+                self.inner.store.append(live::append_for(&live.row, &run, event, &actions))
+            });
+            let ended = reuse::ended(&actions);
             self.act(live, actions);
-            (written, run.seq, run.state.is_over())
+            (written, run.seq, run.state.is_over(), ended)
         };
         if let Some(written) = written {
             let (runs, live) = (self.clone(), live.clone());
@@ -201,6 +240,7 @@ impl Runs {
                 match written.await {
                     Ok(()) => {
                         live.written.up_to(seq);
+                        runs.inner.doers.remove(&ended);
                         runs.tell(News::Run { project: live.row.project, run: live.id });
                         if over {
                             runs.retire(live.id);
@@ -261,6 +301,12 @@ impl Runs {
             }
             table.insert(id, live.clone());
         }
+        let leased = lock(&live.run).leased();
+        for lease in leased {
+            if let Some(doer) = reuse::doer(&live, lease) {
+                self.inner.doers.insert(lease.attempt, doer);
+            }
+        }
         let run = lock(&live.run);
         let now = self.inner.clock.monotonic();
         for lease in run.leased() {
@@ -295,6 +341,7 @@ impl Runs {
             let run = lock(&live.run);
             run.jobs.iter().flat_map(|job| job.attempts.iter().map(|a| a.id)).collect()
         };
+        self.inner.doers.remove(&attempts);
         {
             let mut queue = lock(&self.inner.queue);
             for attempt in attempts {
@@ -335,6 +382,29 @@ impl Runs {
             }
             lock(&self.inner.given).remove(&oldest);
         }
+    }
+
+    /// Forgets a run whose rows are gone.
+    pub(crate) fn drop_over(&self, id: RunId) {
+        lock(&self.inner.recent).retain(|held| *held != id);
+        lock(&self.inner.live).remove(&id);
+    }
+
+    /// Keeps a run with all that it has, or lets go of it. False: it was so already.
+    pub async fn pin(&self, id: RunId, by: Option<String>) -> Result<bool, StoreError> {
+        let at = self.inner.clock.now();
+        // While nobody collects: what is there now stays.
+        let layers = self.layers().cloned();
+        let held = tokio::task::spawn_blocking(move || layers.map(|layers| layers.hold()));
+        let _held = held.await.ok().flatten().transpose().map_err(StoreError::Other)?;
+        let pin = by.clone().map(|by| (at, by));
+        let changed = self.inner.store.pin(id, pin).await?;
+        let live = lock(&self.inner.live).get(&id).cloned();
+        if let Some(live) = live {
+            *lock(&live.pinned) = self.inner.store.run(id).await?.pinned;
+            self.tell(News::Run { project: live.row.project, run: id });
+        }
+        Ok(changed)
     }
 
     /// Gives up leases whose holders are silent, when they are; sleeps in between, and without end

@@ -73,18 +73,30 @@ impl SecretBox {
         String::from_utf8(opened).map(Secret::new).map_err(|_| damaged())
     }
 
+    /// Under which values of a project are marked, so that two can be found to be the same by who must
+    /// not know them. Says nothing about the key that seals.
+    pub fn mark_key(&self, project: ProjectId) -> Result<Secret<Vec<u8>>, SecretError> {
+        let key = self.key(true)?;
+        let context = format!("kiln 2026-11 marks of project {project}");
+        Ok(Secret::new(blake3::derive_key(&context, key.expose()).to_vec()))
+    }
+
     fn cipher(&self, make: bool) -> Result<XChaCha20Poly1305, SecretError> {
-        if self.key.get().is_none() {
-            let key = self.read_key(make).map_err(|cause| self.key_error(&cause))?;
-            // A race reads the same file twice; the first one stays.
-            let _ = self.key.set(Secret::new(key));
-        }
-        let key = self.key.get().expect("set above").expose();
+        let key = self.key(make)?.expose();
         let key: [u8; KEY_BYTES] = key.as_slice().try_into().map_err(|_| {
             let cause = format!("it has {} bytes instead of {KEY_BYTES}", key.len());
             SecretError::Key { path: self.path.clone(), cause }
         })?;
         Ok(XChaCha20Poly1305::new(&Key::from(key)))
+    }
+
+    fn key(&self, make: bool) -> Result<&Secret<Vec<u8>>, SecretError> {
+        if self.key.get().is_none() {
+            let key = self.read_key(make).map_err(|cause| self.key_error(&cause))?;
+            // A race reads the same file twice; the first one stays.
+            let _ = self.key.set(Secret::new(key));
+        }
+        Ok(self.key.get().expect("set above"))
     }
 
     fn read_key(&self, make: bool) -> io::Result<Vec<u8>> {

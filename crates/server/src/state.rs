@@ -4,12 +4,13 @@
 //! the server loses nothing of it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kiln_stdx::Clock;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::collect::Collector;
 use crate::mirrors::Mirrors;
 use crate::reconcile::Reconcilers;
 use crate::runs::{Places, Runs};
@@ -25,6 +26,8 @@ pub struct ServeOptions {
     pub database: Option<String>,
     /// Other machines may reach it. Until people can log in, whoever reaches it may do everything.
     pub allow_remote: bool,
+    /// What is kept for how long; absent: `kiln.toml` in the data folder, if it is there.
+    pub config: Option<PathBuf>,
     /// Further names by which browsers may call it (`Host`), without port.
     pub hosts: Vec<String>,
 }
@@ -37,8 +40,16 @@ impl ServeOptions {
             listen: listen.into(),
             database: None,
             allow_remote: false,
+            config: None,
             hosts: Vec::new(),
         }
+    }
+}
+
+impl ServeOptions {
+    /// The configuration file, be it there or not.
+    pub fn config_file(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| self.data.join("kiln.toml"))
     }
 }
 
@@ -53,6 +64,8 @@ pub struct App {
     pub url: Arc<str>,
     pub mirrors: Mirrors,
     pub reconcilers: Reconcilers,
+    /// Absent until it is known where layers are ([`crate::Server::collects`]).
+    pub collector: Arc<OnceLock<Collector>>,
     /// Whatever goes on beside its request; awaited when the server stops.
     pub tasks: TaskTracker,
     /// Cancelled when the server stops: streams end, so that readers reconnect elsewhere or later.

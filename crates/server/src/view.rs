@@ -60,6 +60,7 @@ pub fn run_row(row: RunRow) -> user::Run {
         finished_at: row.finished_at,
         n_jobs: row.n_jobs,
         n_jobs_over: row.n_jobs_over,
+        pinned: row.pinned.map(|pin| user::Pinned { at: pin.at, by: pin.by }),
     }
 }
 
@@ -101,7 +102,10 @@ pub async fn why(runs: &Runs, id: RunId, at: Option<JobIndex>) -> Result<user::W
             status.state.to_string(),
             reason_now(runs, &run, status),
         ),
-        _ => (format!("{}#{}", row.project_name, row.number), row.state.to_string(), row.reason),
+        _ => {
+            let of = format!("{}#{}", row.project_name, row.number);
+            (of, row.state.to_string(), row.reason.clone())
+        }
     };
     let trace = match &reason {
         Some(Reason::Condition { trace, .. }) => Some(trace.clone()),
@@ -112,11 +116,18 @@ pub async fn why(runs: &Runs, id: RunId, at: Option<JobIndex>) -> Result<user::W
         (Some(job), _) => kiln_engine::explain::job_summary(&run, job),
         (None, _) => kiln_engine::explain::summary(&run),
     };
+    let attempt = status.and_then(|status| status.attempts.last());
+    let compared = match (at, attempt, &run.plan) {
+        (Some(job), Some(attempt), Some(plan)) => {
+            runs.compared(&row, &plan.job(job).name, attempt).await?
+        }
+        _ => None,
+    };
     let history = kiln_engine::explain::history(&run, &events, at)
         .into_iter()
         .map(|(at, text)| user::WhyLine { at, text })
         .collect();
-    Ok(user::Why { of, state, summary, reason, history, trace })
+    Ok(user::Why { of, state, summary, reason, history, trace, compared })
 }
 
 fn job_of(runs: &Runs, run: &Run, plan: &Plan, at: JobIndex) -> user::JobRow {
@@ -138,7 +149,24 @@ fn job_of(runs: &Runs, run: &Run, plan: &Plan, at: JobIndex) -> user::JobRow {
         started_at: row.started_at,
         finished_at: row.finished_at,
         log_bytes: written.and_then(Result::ok).unwrap_or(row.log_bytes),
+        warnings: status
+            .attempts
+            .last()
+            .map(|last| last.notes.warnings.clone())
+            .unwrap_or_default(),
+        reused_from: status.attempts.last().and_then(reused_from),
     }
+}
+
+/// Whose result an attempt has, when it did not run.
+pub fn reused_from(attempt: &Attempt) -> Option<user::Reused> {
+    let earlier = attempt.reused_from()?;
+    Some(user::Reused {
+        number: earlier.number.0,
+        job: earlier.job.to_string(),
+        attempt: earlier.attempt.attempt,
+        took_ms: earlier.took_ms,
+    })
 }
 
 /// A job's reason; for one that is offered, what keeps agents from taking it right now.
@@ -170,11 +198,17 @@ fn attempt_of(runs: &Runs, plan: &Plan, status: &JobStatus, attempt: &Attempt) -
     let last = status.attempts.last().is_some_and(|last| last.id == attempt.id);
     let over = attempt.state.is_over();
     let steps = plan.job(attempt.id.job).steps.iter().enumerate().map(|(position, step)| {
+        let at = u32::try_from(position).unwrap_or(u32::MAX);
+        if at < attempt.first_step() {
+            return taken_over(status, attempt, at, step.name.clone());
+        }
         let known = attempt.steps.get(position);
         let exit = known.and_then(|known| known.exit.clone());
         user::Step {
-            step: u32::try_from(position).unwrap_or(u32::MAX),
+            step: at,
             name: step.name.clone(),
+            attempt: None,
+            kept: attempt.can_begin_at(at),
             state: step_state(
                 known.is_some_and(|k| k.started_at.is_some()),
                 exit.as_ref(),
@@ -183,7 +217,9 @@ fn attempt_of(runs: &Runs, plan: &Plan, status: &JobStatus, attempt: &Attempt) -
             reason: exit.as_ref().filter(|exit| !exit.is_success()).map(Exit::to_string),
             started_at: known.and_then(|known| known.started_at),
             finished_at: known.and_then(|known| known.finished_at),
-            log_from: known.filter(|k| k.started_at.is_some()).map(|known| known.log_from),
+            log_from: known
+                .filter(|known| known.started_at.is_some() || known.log_to.is_some())
+                .map(|known| known.log_from),
             log_to: known.and_then(|known| known.log_to),
             exit,
         }
@@ -200,6 +236,60 @@ fn attempt_of(runs: &Runs, plan: &Plan, status: &JobStatus, attempt: &Attempt) -
         log_bytes: written,
         steps: steps.collect(),
         artifacts: attempt.artifacts.clone(),
+        collected: collected(runs, attempt, over),
+        warnings: attempt.notes.warnings.clone(),
+        reused_from: reused_from(attempt),
+    }
+}
+
+/// What an attempt had and has no more. Of artifacts the list of a run's artifacts says more.
+fn collected(runs: &Runs, attempt: &Attempt, over: bool) -> Vec<String> {
+    let mut gone = Vec::new();
+    if log_is_collected(runs, attempt, over) {
+        gone.push("log".to_owned());
+    }
+    let kept =
+        |artifact: &kiln_model::artifact::Artifact| runs.objects().path(&artifact.digest).exists();
+    if over && !attempt.artifacts.iter().all(kept) {
+        gone.push("artifacts".to_owned());
+    }
+    if let (Some(layer), Some(layers)) = (&attempt.layer, runs.layers())
+        && !layers.has(layer)
+    {
+        gone.push("layer".to_owned());
+    }
+    gone
+}
+
+/// It wrote a log, and there is none.
+pub fn log_is_collected(runs: &Runs, attempt: &Attempt, over: bool) -> bool {
+    over && attempt.log_bytes > 0 && !runs.logs().is_there(attempt.id)
+}
+
+/// A step that an earlier attempt ran. Its output is in that one's log.
+fn taken_over(status: &JobStatus, attempt: &Attempt, at: u32, name: String) -> user::Step {
+    let mut ran = attempt;
+    // Each takes over from one with a lower number.
+    while let Some(from) = ran.from.as_ref().filter(|from| at < from.step) {
+        match status.attempts.iter().find(|earlier| earlier.id.attempt == from.attempt) {
+            Some(earlier) if earlier.id.attempt < ran.id.attempt => ran = earlier,
+            _ => break,
+        }
+    }
+    let exit = ran.steps.get(at as usize).and_then(|step| step.exit.clone());
+    let number = ran.id.attempt;
+    user::Step {
+        step: at,
+        name,
+        attempt: Some(number),
+        kept: false,
+        state: step_state(exit.is_some(), exit.as_ref(), ran),
+        reason: Some(format!("taken over from attempt {number}")),
+        exit,
+        started_at: None,
+        finished_at: None,
+        log_from: None,
+        log_to: None,
     }
 }
 

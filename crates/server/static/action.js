@@ -44,16 +44,31 @@ function parse(text) {
   }
 }
 
+/** Puts a text where the reader can paste it from. */
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    toast("Copied");
+  } catch {
+    toast("The browser does not allow copying here: mark the text instead.", true);
+  }
+}
+
 export function startActions() {
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(button.dataset.copy);
+  });
   document.addEventListener("submit", async (event) => {
     const form = event.target.closest("form[data-post]");
     if (!form) return;
     event.preventDefault();
     const button = form.querySelector("button");
-    const { post: address, body, bodyJob, done } = form.dataset;
+    const { post: address, body, bodyJob, bodyFrom, done } = form.dataset;
     button.disabled = true;
     try {
-      await post(address, bodyJob ? { job: bodyJob } : JSON.parse(body));
+      const asked = bodyJob ? { job: bodyJob } : JSON.parse(body);
+      await post(address, bodyFrom ? { ...asked, from: bodyFrom } : asked);
       toast(done);
     } catch (error) {
       toast(error.message, true);

@@ -1,7 +1,13 @@
 // Shows only the rows of a list that match a text, a state or a group. The rows are there; this
 // hides some. What is chosen survives a refresh.
 
-const chosen = { text: "", states: new Set(), group: "" };
+/** By the selector of the rows. */
+const chosen = new Map();
+
+function choice(selector) {
+  if (!chosen.has(selector)) chosen.set(selector, { text: "", states: new Set(), group: "" });
+  return chosen.get(selector);
+}
 
 /** Whether a row is shown: every word of the text must be in its name. */
 export function matches({ name, state, group }, { text, states, group: wanted }) {
@@ -12,28 +18,48 @@ export function matches({ name, state, group }, { text, states, group: wanted })
 }
 
 function apply(root = document) {
-  const selector = root.querySelector("[data-filter]")?.dataset.filter
-    ?? root.querySelector("[data-choose]")?.dataset.choose;
-  if (!selector) return;
-  let n = 0;
-  for (const row of root.querySelectorAll(selector)) {
-    const show = matches(row.dataset, chosen);
-    row.hidden = !show;
-    n += show;
+  const lists = root.querySelectorAll("[data-filter], [data-choose]");
+  for (const selector of new Set([...lists].map((list) => list.dataset.filter ?? list.dataset.choose))) {
+    show(root, selector, choice(selector));
   }
-  for (const node of root.querySelectorAll(".node[data-group]")) {
-    const on = node.dataset.group === chosen.group;
+}
+
+function show(root, selector, wanted) {
+  const isNarrow = Boolean(wanted.text || wanted.states.size || wanted.group);
+  let n = 0;
+  let section = null;
+  for (const row of root.querySelectorAll(selector)) {
+    const on = matches(row.dataset, wanted);
+    row.hidden = !on;
+    n += on;
+    section ??= row.closest("section");
+  }
+  for (const folder of section?.querySelectorAll("details") ?? []) narrow(folder, selector, isNarrow);
+  for (const node of selector === ".job" ? root.querySelectorAll(".node[data-group]") : []) {
+    const on = node.dataset.group === wanted.group;
     node.classList.toggle("is-chosen", on);
     node.setAttribute("aria-current", on);
   }
-  const none = root.querySelector("[data-no-match]");
+  const none = section?.querySelector("[data-no-match]");
   if (none) none.hidden = n > 0;
+}
+
+/** A folder of rows is open while some of its rows are looked for, and then as it was. */
+function narrow(folder, selector, isNarrow) {
+  const some = folder.querySelector(`${selector}:not([hidden])`) !== null;
+  folder.hidden = isNarrow && !some;
+  if (isNarrow && !("wasOpen" in folder)) folder.wasOpen = folder.open;
+  if (isNarrow) folder.open = some;
+  else if ("wasOpen" in folder) {
+    folder.open = folder.wasOpen;
+    delete folder.wasOpen;
+  }
 }
 
 export function startFilters() {
   document.addEventListener("input", (event) => {
     if (!event.target.matches("[data-filter]")) return;
-    chosen.text = event.target.value;
+    choice(event.target.dataset.filter).text = event.target.value;
     apply();
   });
   document.addEventListener("change", (event) => {
@@ -44,13 +70,15 @@ export function startFilters() {
     if (count) {
       const on = count.getAttribute("aria-pressed") !== "true";
       count.setAttribute("aria-pressed", on);
-      chosen.states[on ? "add" : "delete"](count.dataset.state);
+      const { choose } = count.closest("[data-choose]").dataset;
+      choice(choose).states[on ? "add" : "delete"](count.dataset.state);
       apply();
     }
     const node = event.target.closest(".node[data-group]");
     if (node) {
       event.preventDefault();
-      chosen.group = chosen.group === node.dataset.group ? "" : node.dataset.group;
+      const jobs = choice(".job");
+      jobs.group = jobs.group === node.dataset.group ? "" : node.dataset.group;
       apply();
       document.getElementById("jobs")?.scrollIntoView({ block: "start" });
     }

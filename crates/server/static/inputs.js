@@ -52,6 +52,9 @@ function open({ inputs: api, branch, tag, commit, values }) {
   const leave = make("button", { type: "button", className: "button", textContent: "Cancel" });
   const form = make("form", { method: "dialog" }, title, place, trouble, make("div", { className: "dialog-actions" }, leave, start));
   dialog.append(form);
+  const anewBox = make("input", { type: "checkbox", name: "no_cache" });
+  const anew = make("label", { className: "field check" }, anewBox, make("b", { textContent: "Take nothing from earlier runs" }),
+    make("span", { className: "sub", textContent: "Every job runs, without results and caches of before." }));
   let fields = [];
   let asked = 0;
 
@@ -73,9 +76,10 @@ function open({ inputs: api, branch, tag, commit, values }) {
     const focused = document.activeElement === branchBox;
     place.replaceChildren(...first, ...fields.map((one) => one.label));
     if (!commit && !fields.length && answer?.ok) place.append(make("p", { className: "sub", textContent: "The manifest declares no inputs." }));
+    place.append(anew);
     if (focused || !dialog.contains(document.activeElement)) branchBox.focus();
     // The first thing to fill in; the dialog itself has put the focus on its first button.
-    else if (document.activeElement === leave) (place.querySelector("input, select") ?? start).focus();
+    else if (document.activeElement === leave) (place.querySelector("input:not([name=no_cache]), select") ?? start).focus();
   };
 
   branchBox.addEventListener("change", load);
@@ -88,6 +92,7 @@ function open({ inputs: api, branch, tag, commit, values }) {
     try {
       const body = { inputs: collect(fields) };
       if (branchBox.value) body.branch = branchBox.value;
+      if (anewBox.checked) body.no_cache = true;
       if (tag) body.tag = tag;
       if (commit) body.commit = commit;
       const run = await post(`${api}/runs`, body);

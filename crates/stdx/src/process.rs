@@ -4,7 +4,7 @@
 //! taking the `posix_spawn` path (36 ms instead of 50 µs at 2 GB of resident memory).
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -42,8 +42,30 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>, ProcessError> {
 ///
 /// What it leaves running in the background (an ssh master) does not keep the caller waiting.
 pub fn output_within(command: &mut Command, limit: Duration) -> Result<Vec<u8>, ProcessError> {
+    within(command.stdin(Stdio::null()), limit)
+}
+
+/// As [`output_within`], with a short text on standard input: at most what a pipe holds, 64 KiB.
+pub fn output_fed(
+    command: &mut Command,
+    input: &[u8],
+    limit: Duration,
+) -> Result<Vec<u8>, ProcessError> {
+    let failed = |command: &Command, cause: io::Error| failed_start(command, cause);
+    let (reader, mut writer) = io::pipe().map_err(|cause| failed(command, cause))?;
+    if input.len() > FED_BYTES_MAX {
+        return Err(failed(command, io::ErrorKind::FileTooLarge.into()));
+    }
+    writer.write_all(input).map_err(|cause| failed(command, cause))?;
+    drop(writer);
+    within(command.stdin(reader), limit)
+}
+
+const FED_BYTES_MAX: usize = 64 << 10;
+
+fn within(command: &mut Command, limit: Duration) -> Result<Vec<u8>, ProcessError> {
     let started = Stopwatch::start();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|cause| failed_start(command, cause))?;
     let stdout = read_aside(child.stdout.take());
     let stderr = read_aside(child.stderr.take());

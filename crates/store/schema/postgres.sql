@@ -14,6 +14,7 @@ CREATE TABLE artifact (
     n_bytes BIGINT NOT NULL,
     digest TEXT NOT NULL,
     executable BOOLEAN NOT NULL,
+    collected_at BIGINT,
     FOREIGN KEY (run) REFERENCES run(id) ON DELETE CASCADE,
     PRIMARY KEY (run, job, attempt, path)
 );
@@ -59,6 +60,20 @@ CREATE TABLE job (
     FOREIGN KEY (run) REFERENCES run(id) ON DELETE CASCADE,
     PRIMARY KEY (run, job)
 );
+CREATE TABLE job_key (
+    run BIGINT NOT NULL,
+    job BIGINT NOT NULL,
+    attempt BIGINT NOT NULL,
+    project BIGINT NOT NULL,
+    name TEXT NOT NULL,
+    key TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    parts TEXT NOT NULL,
+    usable BOOLEAN NOT NULL,
+    FOREIGN KEY (project) REFERENCES project(id) ON DELETE CASCADE,
+    FOREIGN KEY (run) REFERENCES run(id) ON DELETE CASCADE,
+    PRIMARY KEY (run, job, attempt)
+);
 CREATE TABLE plan (
     run BIGINT NOT NULL,
     body TEXT NOT NULL,
@@ -91,6 +106,11 @@ CREATE TABLE run (
     n_jobs BIGINT NOT NULL,
     n_jobs_over BIGINT NOT NULL,
     last_seq BIGINT NOT NULL,
+    pinned_at BIGINT,
+    pinned_by TEXT,
+    logs_collected_at BIGINT,
+    log_bytes BIGINT,
+    gone_at BIGINT,
     FOREIGN KEY (project) REFERENCES project(id) ON DELETE CASCADE,
     PRIMARY KEY (id),
     UNIQUE (project, number)
@@ -112,12 +132,19 @@ CREATE TABLE secret (
     FOREIGN KEY (project) REFERENCES project(id) ON DELETE CASCADE,
     PRIMARY KEY (id)
 );
+CREATE INDEX artifact_digest ON artifact USING btree (digest) WHERE (collected_at IS NULL);
 CREATE INDEX delivery_pending ON delivery USING btree (id) WHERE (state = 'pending'::text);
 CREATE INDEX delivery_quarantined ON delivery USING btree (id) WHERE (state = 'quarantined'::text);
 CREATE INDEX event_job ON event USING btree (run, job, seq) WHERE (job IS NOT NULL);
+CREATE INDEX job_key_key ON job_key USING btree (project, key, run);
+CREATE INDEX job_key_name ON job_key USING btree (project, name, run);
+CREATE INDEX job_key_parts ON job_key USING btree (parts);
 CREATE INDEX run_branch ON run USING btree (branch, id) WHERE (branch IS NOT NULL);
+CREATE INDEX run_gone ON run USING btree (id) WHERE (gone_at IS NOT NULL);
+CREATE INDEX run_pinned ON run USING btree (id) WHERE (pinned_at IS NOT NULL);
 CREATE INDEX run_project_branch ON run USING btree (project, branch, number) WHERE (branch IS NOT NULL);
 CREATE INDEX run_project_state ON run USING btree (project, state, number);
 CREATE INDEX run_state ON run USING btree (state, id);
+CREATE INDEX run_unpacked ON run USING btree (finished_at) WHERE ((log_bytes IS NULL) AND (finished_at IS NOT NULL));
 CREATE INDEX secret_project ON secret USING btree (project);
 CREATE UNIQUE INDEX secret_name ON secret USING btree (COALESCE(project, (0)::bigint), name);

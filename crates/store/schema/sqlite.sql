@@ -11,9 +11,10 @@ CREATE TABLE artifact (
     path TEXT NOT NULL,
     n_bytes INTEGER NOT NULL,
     digest TEXT NOT NULL,
-    executable INTEGER NOT NULL CHECK (executable IN (0, 1)),
+    executable INTEGER NOT NULL CHECK (executable IN (0, 1)), collected_at INTEGER,
     PRIMARY KEY (run, job, attempt, path)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX artifact_digest ON artifact (digest) WHERE collected_at IS NULL;
 CREATE TABLE delivery (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     project INTEGER NOT NULL REFERENCES project (id) ON DELETE CASCADE,
@@ -53,6 +54,21 @@ CREATE TABLE job (
     log_bytes INTEGER NOT NULL,
     PRIMARY KEY (run, job)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE job_key (
+    run INTEGER NOT NULL REFERENCES run (id) ON DELETE CASCADE,
+    job INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    project INTEGER NOT NULL REFERENCES project (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,                   -- of the job
+    key TEXT NOT NULL,                    -- a digest
+    scope TEXT NOT NULL,                  -- '': for every run; else only for runs of this scope
+    parts TEXT NOT NULL,                  -- what the key is made of: the digest of an object
+    usable INTEGER NOT NULL CHECK (usable IN (0, 1)),  -- a success of its own that other runs may take
+    PRIMARY KEY (run, job, attempt)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX job_key_key ON job_key (project, key, run);
+CREATE INDEX job_key_name ON job_key (project, name, run);
+CREATE INDEX job_key_parts ON job_key (parts);
 CREATE TABLE plan (
     run INTEGER PRIMARY KEY REFERENCES run (id) ON DELETE CASCADE,
     body TEXT NOT NULL                    -- JSON, frozen
@@ -80,13 +96,16 @@ CREATE TABLE run (
     finished_at INTEGER,
     n_jobs INTEGER NOT NULL,
     n_jobs_over INTEGER NOT NULL,
-    last_seq INTEGER NOT NULL,            -- compare-and-set: whoever appends must have seen it
+    last_seq INTEGER NOT NULL, pinned_at INTEGER, pinned_by TEXT, logs_collected_at INTEGER, log_bytes INTEGER, gone_at INTEGER,            -- compare-and-set: whoever appends must have seen it
     UNIQUE (project, number)
 ) STRICT;
 CREATE INDEX run_project_branch ON run (project, branch, number) WHERE branch IS NOT NULL;
 CREATE INDEX run_project_state ON run (project, state, number);
 CREATE INDEX run_branch ON run (branch, id) WHERE branch IS NOT NULL;
 CREATE INDEX run_state ON run (state, id);
+CREATE INDEX run_pinned ON run (id) WHERE pinned_at IS NOT NULL;
+CREATE INDEX run_gone ON run (id) WHERE gone_at IS NOT NULL;
+CREATE INDEX run_unpacked ON run (finished_at) WHERE log_bytes IS NULL AND finished_at IS NOT NULL;
 CREATE TABLE schema_version (
             version INTEGER NOT NULL PRIMARY KEY,
             name TEXT NOT NULL,

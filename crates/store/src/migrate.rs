@@ -26,8 +26,10 @@ macro_rules! migrations {
     };
 }
 
-pub(crate) const SQLITE: &[Migration] = migrations!("sqlite": "0001_first_light");
-pub(crate) const POSTGRES: &[Migration] = migrations!("postgres": "0001_first_light");
+pub(crate) const SQLITE: &[Migration] =
+    migrations!("sqlite": "0001_first_light", "0002_job_key", "0003_keeping");
+pub(crate) const POSTGRES: &[Migration] =
+    migrations!("postgres": "0001_first_light", "0002_job_key", "0003_keeping");
 
 const KILN: &str = env!("CARGO_PKG_VERSION");
 

@@ -13,7 +13,7 @@ use kiln_stdx::fs::{FsError, Named};
 use kiln_stdx::overlay::Mount;
 
 use crate::workspaces::{UPPER, WORK};
-use crate::{Prepared, WorkspaceError, Workspaces, tree};
+use crate::{Prepared, WorkspaceError, Workspaces, step, tree};
 
 /// How an attempt's folder looked before its job.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,13 +57,14 @@ impl Workspaces {
         // What the attempt had before is gone, as when it is prepared.
         self.discard(to)?;
         let dir = self.attempt_dir(to);
+        step::forget(&self.attempt_dir(from))?;
         fs::rename(self.attempt_dir(from), &dir).named("create", &dir)?;
         let mount = prepared.mount.as_ref().map(|mount| Mount {
             upper: dir.join(UPPER),
             work: dir.join(WORK),
             ..mount.clone()
         });
-        Ok(Prepared { mount, directory: prepared.directory.clone() })
+        Ok(Prepared { mount, ..prepared.clone() })
     }
 }
 
@@ -78,6 +79,8 @@ fn look(dir: &Path) -> Result<Option<Untouched>, FsError> {
     for entry in fs::read_dir(dir).named("list", dir)? {
         names.push(entry.named("list", dir)?.file_name());
     }
+    // That step after step found nothing new is nothing written.
+    names.retain(|name| !step::is_mark(name));
     names.sort_unstable();
     let upper = Looks {
         mode: meta.mode(),
@@ -114,7 +117,7 @@ mod tests {
         let root = folder.path().join("tree");
         fs::create_dir(&root).unwrap();
         fs::write(root.join("file"), "").unwrap();
-        let base = Base::WorkingTree { root, hidden: Vec::new(), git: None };
+        let base = Base::WorkingTree { root, hidden: Vec::new(), git: None, over: Vec::new() };
         let prepared = workspaces.prepare(attempt(0), "place", &base, &[], &[]).unwrap();
         Made { workspaces, prepared, _folder: folder }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kiln_stdx::fs::{FsError, Named, write_atomic};
@@ -19,10 +20,22 @@ use crate::tree::{self, Links};
 pub(crate) struct Gone {
     /// Files and whole folders.
     #[serde(with = "kiln_stdx::path::list")]
-    deleted: Vec<PathBuf>,
+    pub deleted: Vec<PathBuf>,
     /// Folders that were made anew: nothing of what was in them is left.
     #[serde(with = "kiln_stdx::path::list")]
-    opaque: Vec<PathBuf>,
+    pub opaque: Vec<PathBuf>,
+}
+
+impl Gone {
+    /// What a layer in this form takes away; `None` for the other form.
+    pub fn of(layer: &Path) -> Result<Option<Self>, FsError> {
+        let file = gone_file(layer);
+        let text = match fs::read(&file) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.named("read", &file)?,
+        };
+        serde_json::from_slice(&text).map(Some).map_err(io::Error::other).named("read", &file)
+    }
 }
 
 /// Where a layer in this form says what is gone.
@@ -34,8 +47,7 @@ pub(crate) fn gone_file(layer: &Path) -> PathBuf {
 
 /// Fills `to` with a copy of `from`, without the paths in `hidden`.
 pub(crate) fn copy_tree(from: &Path, to: &Path, hidden: &BTreeSet<PathBuf>) -> Result<(), FsError> {
-    let mut links = Links::default();
-    copy_folder(from, from, to, hidden, &mut links)
+    tree::deep(|| copy_folder(from, from, to, hidden, &mut Links::default()))
 }
 
 fn copy_folder(
@@ -58,21 +70,19 @@ fn copy_folder(
         }
     }
     let meta = fs::symlink_metadata(from).named("read", from)?;
-    tree::set_attributes(to, &meta)
+    tree::copy_attributes(from, &meta, to)
 }
 
 /// Lays a layer of either form over `to`.
 pub(crate) fn apply(layer: &Path, to: &Path) -> Result<(), FsError> {
-    let file = gone_file(layer);
-    if file.exists() {
-        let text = fs::read(&file).named("read", &file)?;
-        let gone: Gone =
-            serde_json::from_slice(&text).map_err(std::io::Error::other).named("read", &file)?;
+    if let Some(gone) = Gone::of(layer)? {
         for path in gone.deleted.iter().chain(&gone.opaque).filter(|path| is_below(to, path)) {
-            tree::remove(&to.join(path))?;
+            let path = to.join(path);
+            path.parent().map_or(Ok(()), tree::open_up)?;
+            tree::remove(&path)?;
         }
     }
-    apply_folder(layer, to, &mut Links::default())
+    tree::deep(|| apply_folder(layer, to, &mut Links::default()))
 }
 
 /// Whether `path` leads through real folders only. Another layer may have put a link in the place of
@@ -86,6 +96,7 @@ fn is_below(root: &Path, path: &Path) -> bool {
 }
 
 fn apply_folder(layer: &Path, to: &Path, links: &mut Links) -> Result<(), FsError> {
+    tree::open_up(to)?;
     for (path, meta) in tree::entries(layer)? {
         let target = to.join(path.file_name().unwrap_or_default());
         let there = fs::symlink_metadata(&target).ok();
@@ -108,7 +119,7 @@ fn apply_folder(layer: &Path, to: &Path, links: &mut Links) -> Result<(), FsErro
         }
     }
     let meta = fs::symlink_metadata(layer).named("read", layer)?;
-    tree::set_attributes(to, &meta)
+    tree::copy_attributes(layer, &meta, to)
 }
 
 /// Moves what differs from the record out of `tree` and into the new folder `layer`. `false` when
@@ -118,10 +129,30 @@ pub(crate) fn take_difference(
     before: &BTreeMap<PathBuf, Seen>,
     layer: &Path,
 ) -> Result<bool, FsError> {
+    difference(tree, before, layer, None)
+}
+
+/// As [`take_difference`], and leaves the tree as it is.
+pub(crate) fn copy_difference(
+    tree: &Path,
+    before: &BTreeMap<PathBuf, Seen>,
+    layer: &Path,
+) -> Result<bool, FsError> {
+    difference(tree, before, layer, Some(Links::default()))
+}
+
+fn difference(
+    tree: &Path,
+    before: &BTreeMap<PathBuf, Seen>,
+    layer: &Path,
+    copied: Option<Links>,
+) -> Result<bool, FsError> {
     let mut difference =
-        Difference { tree, layer, before, there: BTreeSet::new(), gone: Gone::default() };
-    let some_moved = difference.folder(Path::new(""), false)?;
-    difference.note_deleted();
+        Difference { tree, layer, before, copied, there: BTreeSet::new(), gone: Gone::default() };
+    let root = fs::symlink_metadata(tree).named("read", tree)?;
+    let some_moved = tree::deep(|| difference.folder(Path::new(""), false))?;
+    difference.note_deleted()?;
+    tree::copy_attributes(tree, &root, layer)?;
     let gone = difference.gone;
     if gone != Gone::default() {
         write_atomic(&gone_file(layer), &serde_json::to_vec(&gone).unwrap_or_default())?;
@@ -136,6 +167,8 @@ struct Difference<'a> {
     tree: &'a Path,
     layer: &'a Path,
     before: &'a BTreeMap<PathBuf, Seen>,
+    /// Files are copied, and these were; `None`: they are moved.
+    copied: Option<Links>,
     /// Recorded paths that are still there, as files or as the same folders.
     there: BTreeSet<PathBuf>,
     gone: Gone,
@@ -154,7 +187,8 @@ impl Difference<'_> {
             }
             if meta.is_dir() {
                 let same = seen.is_some_and(|seen| seen.is_same_folder(&meta));
-                if !same && seen.is_some_and(Seen::is_folder) {
+                // Also in the place of a file: as the kernel does it.
+                if !same && seen.is_some() {
                     self.gone.opaque.push(below.clone());
                 }
                 let still = match seen {
@@ -169,7 +203,7 @@ impl Difference<'_> {
                     made = true;
                 }
                 if !still || self.layer.join(&below).is_dir() {
-                    tree::set_attributes(&self.layer.join(&below), &meta)?;
+                    tree::copy_attributes(&path, &meta, &self.layer.join(&below))?;
                 }
             } else {
                 let still = match seen {
@@ -183,10 +217,6 @@ impl Difference<'_> {
                 }
             }
         }
-        if made && relative.as_os_str().is_empty() {
-            let meta = fs::symlink_metadata(&real).named("read", &real)?;
-            tree::set_attributes(self.layer, &meta)?;
-        }
         Ok(made)
     }
 
@@ -196,26 +226,64 @@ impl Difference<'_> {
     }
 
     /// By a rename; by a copy where the folder does not let go of it.
-    fn take(&self, path: &Path, meta: &fs::Metadata, relative: &Path) -> Result<(), FsError> {
+    fn take(&mut self, path: &Path, meta: &fs::Metadata, relative: &Path) -> Result<(), FsError> {
         let to = self.layer.join(relative);
+        if let Some(links) = &mut self.copied {
+            return tree::copy_leaf(path, meta, &to, links);
+        }
         match fs::rename(path, &to) {
             Ok(()) => Ok(()),
             Err(_) => tree::copy_leaf(path, meta, &to, &mut Links::default()),
         }
     }
 
-    /// What was recorded and is not there, except below what is gone anyway.
-    fn note_deleted(&mut self) {
+    /// What was recorded and is not there, except below what is gone anyway. The folders that it was
+    /// in are part of the layer, as they are when the kernel notes a deletion.
+    fn note_deleted(&mut self) -> Result<(), FsError> {
         let mut last: Option<&Path> = None;
         // In the order of paths, a folder comes before what is in it.
         for path in self.before.keys() {
             let covered = last.is_some_and(|above| path.starts_with(above))
                 || self.gone.opaque.iter().any(|above| path.starts_with(above));
-            if !covered && !self.there.contains(path) {
-                last = Some(path);
+            if covered || self.there.contains(path) {
+                continue;
+            }
+            last = Some(path);
+            // Below what is no folder any more, nothing is left to be deleted.
+            if self.has_folders_above(path)? {
                 self.gone.deleted.push(path.clone());
             }
         }
+        Ok(())
+    }
+
+    /// Makes the folders above a path in the layer, too; `false` when they are not folders.
+    fn has_folders_above(&self, path: &Path) -> Result<bool, FsError> {
+        let mut missing = Vec::new();
+        for folder in path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
+            let real = self.tree.join(folder);
+            match fs::symlink_metadata(&real) {
+                Ok(meta) if meta.is_dir() => {}
+                _ => return Ok(false),
+            }
+            if !self.layer.join(folder).is_dir() {
+                missing.push(folder);
+            } else if missing.last().is_some_and(|below| below.parent() == Some(folder)) {
+                // Its attributes come once more: what is made in it changes them.
+                tree::open_up(&self.layer.join(folder))?;
+                missing.push(folder);
+            }
+        }
+        for folder in missing.iter().rev() {
+            self.make_folder(folder)?;
+        }
+        // Deepest first: what is made in a folder changes its times.
+        for folder in missing {
+            let real = self.tree.join(folder);
+            let meta = fs::symlink_metadata(&real).named("read", &real)?;
+            tree::copy_attributes(&real, &meta, &self.layer.join(folder))?;
+        }
+        Ok(true)
     }
 }
 

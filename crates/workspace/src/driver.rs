@@ -1,10 +1,13 @@
 //! How trees are stacked on this machine, found out once and remembered.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use kiln_stdx::fs::{FsError, Named, write_atomic};
 use serde::{Deserialize, Serialize};
+
+use crate::tree;
 
 const FILE: &str = "driver.json";
 
@@ -16,8 +19,54 @@ pub enum Driver {
     Overlay,
     /// overlayfs in a user namespace, `userxattr`
     OverlayUser,
+    /// copies that share their blocks with what they were made from (xfs, btrfs)
+    Reflink,
     /// plain copies
     Copy,
+}
+
+impl Driver {
+    /// Whether a workspace is a mount over its layers, and not a copy of them.
+    pub fn mounts(self) -> bool {
+        matches!(self, Self::Overlay | Self::OverlayUser)
+    }
+
+    /// [`Driver::Reflink`] where files in this folder can share blocks, else [`Driver::Copy`]: for a
+    /// machine that mounts no overlays.
+    pub fn of_copies(folder: &Path) -> Self {
+        if Self::probe_reflink(folder).is_ok() { Self::Reflink } else { Self::Copy }
+    }
+
+    /// Finds out, with two files, whether two files in this folder can share blocks.
+    pub fn probe_reflink(folder: &Path) -> Result<(), FsError> {
+        let names = [tree::temporary_in(folder), tree::temporary_in(folder)];
+        let probed = (|| {
+            std::fs::write(&names[0], [b'x'; 4096])?;
+            let old = File::open(&names[0])?;
+            let new = File::create_new(&names[1])?;
+            Ok(rustix::fs::ioctl_ficlone(&new, &old)?)
+        })();
+        // The probe's answer is the one to tell.
+        let removed = names.iter().try_for_each(|name| tree::remove(name));
+        probed.named("share blocks in", folder).and(removed)
+    }
+
+    /// As a person names it; `None` for another word.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Overlay, Self::OverlayUser, Self::Reflink, Self::Copy]
+            .into_iter()
+            .find(|driver| driver.name() == name)
+    }
+
+    /// How a person names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::OverlayUser => "overlay-user",
+            Self::Reflink => "reflink",
+            Self::Copy => "copy",
+        }
+    }
 }
 
 /// The answer of a probe and what it depends on.

@@ -9,9 +9,8 @@ use kiln_stdx::fs::FsError;
 pub enum WorkspaceError {
     #[error("not on this machine: {}", list(.0))]
     Missing(Vec<LayerId>),
-    /// The machine could not mount overlays then and can now.
-    #[error("{} was made by copying and cannot be stacked; run its job again", name(.0))]
-    OtherForm(LayerId),
+    #[error("containers need overlays, which this machine cannot mount; `kiln doctor` says why")]
+    NoOverlay,
     #[error("`{0}` cannot be the name of a folder")]
     Name(String),
     #[error("the working tree `{}` is not a folder", .0.display())]

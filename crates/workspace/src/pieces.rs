@@ -8,9 +8,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kiln_stdx::fs::{FsError, Named, write_atomic};
+use kiln_stdx::fs::{FsError, Named};
 
-use crate::tree;
+use crate::{step, tree};
 
 /// In an attempt's folder: the folders that are its own from the start.
 pub(crate) const OWN: &str = "own.json";
@@ -54,12 +54,16 @@ pub(crate) fn write(root: &Path, list: &Path, folders: &[PathBuf]) -> Result<(),
         .iter()
         .map(|folder| folder.strip_prefix(root).unwrap_or(folder).to_string_lossy())
         .collect();
-    write_atomic(list, &serde_json::to_vec(&names).unwrap_or_default())
+    // Not synced, as the renames of the folders are not: seals must be quick.
+    step::write_unsynced(list, &serde_json::to_vec(&names).unwrap_or_default())
 }
 
-/// Gives an attempt's list to the layer that it becomes. Whether there is one.
-pub(crate) fn carry(root: &Path, list: &Path, sealed: &Path) -> Result<bool, FsError> {
-    let folders = read(root, list)?;
-    write(root, &list_of(sealed), &folders)?;
-    Ok(!folders.is_empty())
+/// Writes the list of a layer; none for no folders.
+pub(crate) fn write_of(root: &Path, sealed: &Path, folders: &[PathBuf]) -> Result<(), FsError> {
+    write(root, &list_of(sealed), folders)
+}
+
+/// A sealed attempt has no folders below its own any more.
+pub(crate) fn forget(sealed: &Path) -> Result<(), FsError> {
+    tree::remove(&list_of(sealed))
 }

@@ -31,7 +31,7 @@ pub(crate) struct Entry {
 /// Everything about a file that changes when the file does.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
-    pub mode: u32,
+    mode: u32,
     owner: (u32, u32),
     /// With the time of birth: numbers are used again.
     inode: (u64, u64),
@@ -73,10 +73,6 @@ impl Seen {
     pub(crate) fn is_same_folder(&self, meta: &Metadata) -> bool {
         meta.is_dir() && self.inode == Self::of(meta).inode
     }
-
-    pub(crate) fn is_folder(&self) -> bool {
-        rustix::fs::FileType::from_raw_mode(self.mode) == rustix::fs::FileType::Directory
-    }
 }
 
 impl Record {
@@ -84,7 +80,7 @@ impl Record {
     pub(crate) fn of(root: &Path) -> Result<Self, FsError> {
         let now_ns = SystemClock.now().as_millis() * 1_000_000;
         let mut record = Self { entries: Vec::new() };
-        record.walk(root, root, now_ns)?;
+        tree::deep(|| record.walk(root, root, now_ns))?;
         Ok(record)
     }
 

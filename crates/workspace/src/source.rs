@@ -77,7 +77,7 @@ impl Workspaces {
         let user = match self.driver() {
             Driver::Overlay => false,
             Driver::OverlayUser => true,
-            Driver::Copy => return Ok(None),
+            Driver::Reflink | Driver::Copy => return Ok(None),
         };
         checked_name(tree)?;
         checked_name(near)?;
@@ -119,9 +119,28 @@ impl Workspaces {
         fill: impl FnOnce(&Path, &Path) -> Result<(), String>,
     ) -> Result<LayerId, WorkspaceError> {
         checked_name(tree)?;
+        match self.has_source(tree) {
+            true => Ok(LayerId::Source(tree.to_owned())),
+            false => self.make_full_source(tree, fill),
+        }
+    }
+
+    /// How many sources lie over one another to make up a tree; 0 when it is not there.
+    pub fn n_sources(&self, tree: &str) -> usize {
+        self.source_chain(tree).map_or(0, |chain| chain.len())
+    }
+
+    /// As [`Workspaces::make_source`], also when the tree is there as a source that lies over others:
+    /// whoever asks from then on gets the full one.
+    pub fn make_full_source(
+        &self,
+        tree: &str,
+        fill: impl FnOnce(&Path, &Path) -> Result<(), String>,
+    ) -> Result<LayerId, WorkspaceError> {
+        checked_name(tree)?;
         let layer = LayerId::Source(tree.to_owned());
         let finished = self.sources().join(tree);
-        if self.has_source(tree) {
+        if finished.is_dir() {
             return Ok(layer);
         }
         let temporary = tree::temporary_in(&self.sources());
@@ -202,7 +221,7 @@ fn remove_in(files: &Path, removed: &Removed, user: bool) -> Result<(), FsError>
 }
 
 /// A `.git` that is there, to be laid over a source. Made by [`Workspaces::make_git`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GitLayer(String);
 
 /// One plain name: no separator, not `.` or `..`, not one of the temporary ones.

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kiln_stdx::fs::{FsError, Named};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
+pub(crate) use crate::remove::remove;
+use crate::{sparse, xattr};
+
 /// The extended attributes by which root's and users' overlays mark a folder that hides the ones
 /// below it.
 const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
@@ -24,59 +27,58 @@ pub(crate) fn temporary_in(folder: &Path) -> PathBuf {
 /// Removes what processes that are gone have left half made in `folder`.
 pub(crate) fn remove_stale(folder: &Path) -> Result<(), FsError> {
     for entry in fs::read_dir(folder).named("list", folder)? {
-        let entry = entry.named("list", folder)?;
-        let name = entry.file_name();
-        let maker = name.to_str().and_then(|name| name.strip_prefix(".tmp-")?.split('-').next());
+        let path = entry.named("list", folder)?.path();
+        let own = maker_of(&path) == Some(std::process::id().to_string());
         // Its own number may have been that of another before: the temporary names of this process
         // are not made before this is called.
-        let lives = |pid: &str| {
-            pid != std::process::id().to_string() && Path::new("/proc").join(pid).exists()
-        };
-        if maker.is_some_and(|pid| !lives(pid)) {
-            remove(&entry.path())?;
+        if own || is_stale(&path) {
+            remove(&path)?;
         }
     }
     Ok(())
 }
 
-/// Removes a file or a tree, also one with folders that their owner may not write. What is not there
-/// is no error.
-pub(crate) fn remove(path: &Path) -> Result<(), FsError> {
-    let removed = remove_once(path);
-    let removed = match removed {
-        Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path);
-            remove_once(path)
-        }
-        other => other,
-    };
-    removed.named("remove", path)
+/// Whether this has a temporary name, and the process that gave it is gone.
+pub(crate) fn is_stale(path: &Path) -> bool {
+    maker_of(path).is_some_and(|pid| !Path::new("/proc").join(pid).exists())
 }
 
-fn remove_once(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(cause) => Err(cause),
-    };
-    match removed {
-        Err(cause) if is_absent(&cause) => Ok(()),
-        other => other,
-    }
+fn maker_of(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?.strip_prefix(".tmp-")?;
+    name.split('-').next().filter(|pid| !pid.is_empty()).map(str::to_owned)
 }
 
-fn is_absent(cause: &io::Error) -> bool {
+pub(crate) fn is_absent(cause: &io::Error) -> bool {
     matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Lets the owner list and change every folder of a tree that is about to be removed.
-fn open_up(path: &Path) {
-    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
-        }
+/// Lets the owner change a folder that is a copy's, until it gets the mode that it is to have. Root
+/// needs no leave.
+pub(crate) fn open_up(folder: &Path) -> Result<(), FsError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
     }
+    let mode = fs::symlink_metadata(folder).named("read", folder)?.permissions().mode();
+    if mode & 0o700 == 0o700 {
+        return Ok(());
+    }
+    let open = fs::Permissions::from_mode(mode & 0o7777 | 0o700);
+    fs::set_permissions(folder, open).named("change the mode of", folder)
+}
+
+/// How much stack a walk gets that calls itself for each folder. Names of files end at 4096 bytes, so
+/// no walk is deeper than 2048 calls.
+const STACK_BYTES: usize = 64 << 20;
+
+/// Runs a walk that calls itself, on a stack that is deep enough for whatever a job has left.
+pub(crate) fn deep<T: Send>(
+    walk: impl FnOnce() -> Result<T, FsError> + Send,
+) -> Result<T, FsError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, walk);
+        let thread = thread.named("start a thread for", Path::new("layers"))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Whether there is nothing in a folder.
@@ -136,7 +138,7 @@ pub(crate) fn set_attributes(path: &Path, meta: &Metadata) -> Result<(), FsError
 pub(crate) struct Links(HashMap<(u64, u64), PathBuf>);
 
 /// Copies one thing that is not a folder, attributes included; with reflinks where the file system
-/// has them. Sockets and devices mean nothing in a copy and are left out.
+/// has them, and with its holes. Only root copies devices.
 pub(crate) fn copy_leaf(
     from: &Path,
     meta: &Metadata,
@@ -151,19 +153,46 @@ pub(crate) fn copy_leaf(
             }
             links.0.insert((meta.dev(), meta.ino()), to.to_owned());
         }
-        fs::copy(from, to).named("copy", from)?;
-    } else if kind.is_symlink() {
+        sparse::copy(from, meta, to).named("copy", from)?;
+        return copy_attributes(from, meta, to);
+    }
+    if kind.is_symlink() {
         let target = fs::read_link(from).named("read", from)?;
         std::os::unix::fs::symlink(target, to).named("create", to)?;
-    } else if kind.is_fifo() {
-        let mode = Mode::from_raw_mode(meta.mode());
-        rustix::fs::mknodat(CWD, to, FileType::Fifo, mode, 0)
-            .map_err(io::Error::from)
-            .named("create", to)?;
     } else {
-        return Ok(());
+        let made = rustix::fs::mknodat(
+            CWD,
+            to,
+            FileType::from_raw_mode(meta.mode()),
+            Mode::from_raw_mode(meta.mode()),
+            meta.rdev(),
+        );
+        match made {
+            // A device, which only root can have made and only root makes again.
+            Err(rustix::io::Errno::PERM) if !kind.is_fifo() => return Ok(()),
+            other => other.map_err(io::Error::from).named("create", to)?,
+        }
     }
     set_attributes(to, meta)
+}
+
+/// Extended attributes, too, of a file or folder that was made after the image of `from`.
+pub(crate) fn copy_attributes(from: &Path, meta: &Metadata, to: &Path) -> Result<(), FsError> {
+    // Root's change of owner takes capabilities away; others may not mark what they cannot write.
+    if rustix::process::geteuid().is_root() {
+        set_attributes(to, meta)?;
+        return xattr::copy(from, to);
+    }
+    xattr::copy(from, to)?;
+    set_attributes(to, meta)
+}
+
+/// As [`entries`]; none of a folder that is not there.
+pub(crate) fn entries_of(folder: &Path) -> Result<Vec<(PathBuf, Metadata)>, FsError> {
+    match folder.is_dir() {
+        true => entries(folder),
+        false => Ok(Vec::new()),
+    }
 }
 
 /// The entries of a folder with their own attributes (of links, not of what they lead to).

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use kiln_model::AttemptId;
@@ -12,13 +13,13 @@ use kiln_stdx::overlay::Mount;
 
 use crate::record::Record;
 use crate::source::{checked_name, is_name};
-use crate::{Driver, GitLayer, WorkspaceError, copy, driver, flatten, hidden, pieces, tree};
+use crate::{Driver, GitLayer, WorkspaceError, copy, driver, flatten, hidden, hold, pieces, tree};
 
 pub(crate) const UPPER: &str = "upper";
 pub(crate) const WORK: &str = "work";
-const TREE: &str = "tree";
-const DOT_GIT: &str = ".git";
-const RECORD: &str = "record.json";
+pub(crate) const TREE: &str = "tree";
+pub(crate) const DOT_GIT: &str = ".git";
+pub(crate) const RECORD: &str = "record.json";
 /// The difference of a copy, while it is being taken.
 const DIFFERENCE: &str = "difference";
 
@@ -36,8 +37,11 @@ pub enum Base {
     Source { layer: LayerId, git: Option<GitLayer> },
     /// A folder as it is now, never written; `hidden` are paths in it that jobs must not see,
     /// relative to `root` or below it. A job that runs while its user edits sees the edits.
-    /// `git` takes the place of a `.git` that leads out of the tree.
-    WorkingTree { root: PathBuf, hidden: Vec<PathBuf>, git: Option<GitLayer> },
+    /// `git` takes the place of a `.git` that leads out of the tree. `over` are folders over it, lowest
+    /// first, that make the files those of an earlier time.
+    WorkingTree { root: PathBuf, hidden: Vec<PathBuf>, git: Option<GitLayer>, over: Vec<PathBuf> },
+    /// An empty folder.
+    Nothing,
 }
 
 /// What the executor must mount (or not) and where the job then runs. Made by
@@ -46,6 +50,10 @@ pub enum Base {
 pub struct Prepared {
     /// To be mounted in the job's own mount namespace; `None`: `directory` is already the tree.
     pub mount: Option<Mount>,
+    /// To be mounted besides: caches outside the workspace. Only with `mount`.
+    pub further: Vec<Mount>,
+    /// For the job's log.
+    pub lines: Vec<String>,
     /// The job's working directory.
     pub directory: PathBuf,
 }
@@ -68,12 +76,26 @@ impl Workspaces {
             None => driver::remembered(&root).unwrap_or(Driver::Copy),
         };
         let opened = Self { root, driver };
-        for folder in ["sources", "gits", "attempts", "sealed", "places", "masks"] {
+        for folder in [
+            "sources", "gits", "attempts", "sealed", "places", "visits", "masks", "digests",
+            "trees", "caches", "cached", "images",
+        ] {
             let folder = opened.root.join(folder);
             create_private_dir(&folder)?;
             tree::remove_stale(&folder)?;
         }
+        opened.end_dead_visits()?;
+        let empty = opened.empty();
+        create_private_dir(&empty)?;
+        // As a checkout looks: a job sees its root as its base has it.
+        fs::set_permissions(&empty, fs::Permissions::from_mode(0o755))
+            .named("change the mode of", &empty)?;
         Ok(opened)
+    }
+
+    /// Opens the folder with a driver that a person insists on; what a probe found stays remembered.
+    pub fn open_with(root: &Path, driver: Driver) -> Result<Self, WorkspaceError> {
+        Ok(Self { driver, ..Self::open(root, None)? })
     }
 
     /// What a probe found out here before, under the same kernel and by the same user.
@@ -89,11 +111,23 @@ impl Workspaces {
         self.root.join("sources")
     }
 
+    fn empty(&self) -> PathBuf {
+        self.root.join("empty")
+    }
+
     pub(crate) fn gits(&self) -> PathBuf {
         self.root.join("gits")
     }
 
-    fn sealed(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn digests(&self) -> PathBuf {
+        self.root.join("digests")
+    }
+
+    pub(crate) fn sealed(&self) -> PathBuf {
         self.root.join("sealed")
     }
 
@@ -122,6 +156,10 @@ impl Workspaces {
             LayerId::Attempt(attempt) if is_name(attempt) => {
                 pieces::of(&self.root, &self.sealed().join(attempt))
             }
+            LayerId::Boundary(name) => self.boundary_paths(name),
+            LayerId::Cache(piece) if is_name(piece) => {
+                Some(vec![self.cached_dir().join(piece)]).filter(|paths| paths[0].is_dir())
+            }
             _ => None,
         }
     }
@@ -142,21 +180,35 @@ impl Workspaces {
         own: &[LayerId],
     ) -> Result<Prepared, WorkspaceError> {
         checked_name(place)?;
+        // Until what is used is noted, below.
+        let _using = self.using()?;
         let stack = self.stack(base, layers, own)?;
+        self.touch_used(attempt, base, layers);
         self.discard(attempt)?;
         let dir = self.attempt_dir(attempt);
         create_private_dir(&dir)?;
+        self.fill(&dir, place, base, stack)
+    }
+
+    /// A new top in `dir`, over a stack.
+    pub(crate) fn fill(
+        &self,
+        dir: &Path,
+        place: &str,
+        base: &Base,
+        stack: Stack,
+    ) -> Result<Prepared, WorkspaceError> {
         let user = match self.driver {
             // The kernel stacks no tree with another that is inside it.
             _ if self.root.starts_with(&stack.base) => None,
             Driver::Overlay => Some(false),
             Driver::OverlayUser if has_foreign_owners(base, &stack.base)? => None,
             Driver::OverlayUser => Some(true),
-            Driver::Copy => None,
+            Driver::Reflink | Driver::Copy => None,
         };
         match user {
-            Some(user) => self.prepare_overlay(&dir, place, stack, user),
-            None => self.prepare_copy(&dir, &stack),
+            Some(user) => self.prepare_overlay(dir, place, stack, user),
+            None => self.prepare_copy(dir, &stack),
         }
     }
 
@@ -167,11 +219,6 @@ impl Workspaces {
         stack: Stack,
         user: bool,
     ) -> Result<Prepared, WorkspaceError> {
-        for (layer, path) in stack.layers.iter().chain(&stack.own) {
-            if copy::gone_file(path).exists() {
-                return Err(WorkspaceError::OtherForm(layer.clone()));
-            }
-        }
         let at = self.root.join("places").join(place);
         create_private_dir(&at)?;
         let (upper, work) = (dir.join(UPPER), dir.join(WORK));
@@ -185,15 +232,19 @@ impl Workspaces {
         let looks = fs::metadata(looks).named("read", looks)?.permissions();
         fs::set_permissions(&upper, looks).named("change the mode of", &upper)?;
 
-        let paths = stack.layers.into_iter().chain(stack.own).map(|(_, path)| path).collect();
-        let mut lowers = flatten::flatten(&self.sealed(), paths, user)?;
+        let sealed = self.sealed();
+        let paths = stack.layers.into_iter().chain(stack.own).map(|(_, path)| path);
+        // Copies from when this machine could not mount.
+        let paths = paths.map(|path| flatten::stacked(&sealed, path, user));
+        let mut lowers = flatten::flatten(&sealed, paths.collect::<Result<_, _>>()?, user)?;
         lowers.reverse();
         lowers.extend(stack.git);
         lowers.extend(stack.over.into_iter().rev());
         lowers.extend(hidden::mask(&self.root.join("masks"), &stack.base, &stack.hidden)?);
         lowers.push(stack.base);
+        hold::note(&self.root, dir, &lowers)?;
         let mount = Mount { lowers, upper, work, at: at.clone(), user };
-        Ok(Prepared { mount: Some(mount), directory: at })
+        Ok(Prepared { mount: Some(mount), further: Vec::new(), lines: Vec::new(), directory: at })
     }
 
     fn prepare_copy(&self, dir: &Path, stack: &Stack) -> Result<Prepared, WorkspaceError> {
@@ -218,7 +269,7 @@ impl Workspaces {
         for (_, layer) in &stack.own {
             copy::apply(layer, &directory)?;
         }
-        Ok(Prepared { mount: None, directory })
+        Ok(Prepared { mount: None, further: Vec::new(), lines: Vec::new(), directory })
     }
 
     /// The attempt's writes become a layer, by a rename; `None` when it wrote nothing. After unmount
@@ -228,15 +279,9 @@ impl Workspaces {
         let sealed = self.sealed().join(attempt.to_string());
         let (upper, tree) = (dir.join(UPPER), dir.join(TREE));
         let wrote = if upper.is_dir() {
-            let wrote = !tree::is_empty(&upper)?;
-            // Before the top: a layer without these would show too little.
-            let own = pieces::carry(&self.root, &dir.join(pieces::OWN), &sealed)?;
-            if wrote {
-                tree::remove(&copy::gone_file(&sealed))?;
-                self.replace(&upper, &sealed)?;
-            }
-            wrote || own
+            self.seal_tops(attempt)?
         } else if tree.is_dir() {
+            self.seal_copied_steps(attempt)?;
             self.seal_copy(&dir, &tree, &sealed)?
         } else {
             return Err(WorkspaceError::NoAttempt(attempt.to_string()));
@@ -262,7 +307,7 @@ impl Workspaces {
     }
 
     /// Moves a folder to where an older try of the same attempt may have left one.
-    fn replace(&self, from: &Path, to: &Path) -> Result<(), FsError> {
+    pub(crate) fn replace(&self, from: &Path, to: &Path) -> Result<(), FsError> {
         match fs::rename(from, to) {
             Err(cause)
                 if matches!(
@@ -284,7 +329,7 @@ impl Workspaces {
     }
 
     /// Finds every layer, or says which are missing.
-    fn stack(
+    pub(crate) fn stack(
         &self,
         base: &Base,
         layers: &[LayerId],
@@ -314,13 +359,15 @@ impl Workspaces {
             Base::Source { git, .. } | Base::WorkingTree { git, .. } => {
                 git.as_ref().map(|git| self.git_path(git))
             }
+            Base::Nothing => None,
         };
         let (base, over, hidden) = match base {
             Base::Source { layer, .. } => {
                 let mut paths = find(layer).into_iter();
                 (paths.next().unwrap_or_default(), paths.collect(), BTreeSet::new())
             }
-            Base::WorkingTree { root, hidden, .. } => {
+            Base::Nothing => (self.empty(), Vec::new(), BTreeSet::new()),
+            Base::WorkingTree { root, hidden, over, .. } => {
                 let tree = root.canonicalize().named("open", root)?;
                 if !tree.is_dir() {
                     return Err(WorkspaceError::NoWorkingTree(root.clone()));
@@ -330,7 +377,7 @@ impl Workspaces {
                     .iter()
                     .map(|path| path.strip_prefix(root).unwrap_or(path).to_owned())
                     .collect();
-                (tree.clone(), Vec::new(), hidden::relative(&tree, &hidden))
+                (tree.clone(), over.clone(), hidden::relative(&tree, &hidden))
             }
         };
         if missing.is_empty() {
@@ -363,16 +410,16 @@ fn has_foreign_owners(base: &Base, tree: &Path) -> Result<bool, FsError> {
 }
 
 /// Layers, found. Lowest first.
-struct Stack {
-    base: PathBuf,
+pub(crate) struct Stack {
+    pub base: PathBuf,
     /// What makes the base another source.
-    over: Vec<PathBuf>,
+    pub over: Vec<PathBuf>,
     /// A folder with a `.git` in it, over the base.
-    git: Option<PathBuf>,
-    hidden: BTreeSet<PathBuf>,
-    layers: Vec<(LayerId, PathBuf)>,
+    pub git: Option<PathBuf>,
+    pub hidden: BTreeSet<PathBuf>,
+    pub layers: Vec<(LayerId, PathBuf)>,
     /// Over those, and part of what the attempt gives.
-    own: Vec<(LayerId, PathBuf)>,
+    pub own: Vec<(LayerId, PathBuf)>,
 }
 
 impl Stack {

@@ -13,6 +13,7 @@ mod old;
 mod page;
 mod push;
 mod size;
+mod source;
 
 use anyhow::{Context, Result, bail};
 use kiln_it::binary;
@@ -46,6 +47,11 @@ const WORKLOADS: &[Workload] = &[
     },
     Workload { names: &["start-100k-runs"], measure: old::start, cold: false },
     Workload { names: &["page-1000-jobs"], measure: page::thousand_jobs, cold: false },
+    Workload {
+        names: &["large-local-run", "large-checkout", "large-push"],
+        measure: source::large_tree,
+        cold: true,
+    },
     Workload { names: &["binary-size"], measure: size::binary, cold: false },
     Workload { names: &["cold-build"], measure: size::cold_build, cold: true },
 ];

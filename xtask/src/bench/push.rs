@@ -36,7 +36,13 @@ pub fn hook_to_output() -> Result<Vec<Figure>> {
         let mut fetch = world.command("git");
         fetch.args(["fetch", "--quiet"]).arg(&clone.path).arg("+main:refs/heads/main");
         ran(fetch.current_dir(&bare.path)).success();
-        let took = one(&world, &server, &bare, &format!("{old} {new} refs/heads/main\n"), number)?;
+        let took = one(
+            &world,
+            &server,
+            &bare,
+            &format!("{old} {new} refs/heads/main\n"),
+            (number, "hello"),
+        )?;
         if number > N_WARM {
             values.push(took);
         }
@@ -53,7 +59,13 @@ pub fn hook_to_output() -> Result<Vec<Figure>> {
 }
 
 /// Milliseconds from the start of the hook to the first output at a reader that followed the lists.
-fn one(world: &World, server: &Server, bare: &Bare, refs: &str, number: i64) -> Result<f64> {
+pub fn one(
+    world: &World,
+    server: &Server,
+    bare: &Bare,
+    refs: &str,
+    (number, job): (i64, &'static str),
+) -> Result<f64> {
     let mut live = server.sse("/live");
     let address = server.address;
     let (ready, is_ready) = mpsc::channel();
@@ -67,7 +79,7 @@ fn one(world: &World, server: &Server, bare: &Bare, refs: &str, number: i64) -> 
                 break;
             }
         }
-        let path = format!("/api/v1/projects/site/runs/{number}/jobs/hello/log/stream");
+        let path = format!("/api/v1/projects/site/runs/{number}/jobs/{job}/log/stream");
         let mut log = Sse::open(address, &path, None)?;
         while let Some(event) = log.next_event()? {
             if event.name == "log" {

@@ -15,6 +15,7 @@ const ARROWS: &[(u8, &str, &[&str])] = &[
     (3, "kiln-git", &["kiln-model", "kiln-stdx"]),
     (3, "kiln-workspace", &["kiln-model", "kiln-stdx"]),
     (3, "kiln-executor", &["kiln-model", "kiln-stdx"]),
+    (3, "kiln-image", &["kiln-model", "kiln-stdx"]),
     (3, "kiln-api", &["kiln-model", "kiln-stdx"]),
     (3, "kiln-manifest", &["kiln-model", "kiln-stdx"]),
     (3, "kiln-engine", &["kiln-model", "kiln-stdx"]),
@@ -23,7 +24,15 @@ const ARROWS: &[(u8, &str, &[&str])] = &[
     (
         4,
         "kiln-agent",
-        &["kiln-api", "kiln-executor", "kiln-git", "kiln-model", "kiln-stdx", "kiln-workspace"],
+        &[
+            "kiln-api",
+            "kiln-executor",
+            "kiln-git",
+            "kiln-image",
+            "kiln-model",
+            "kiln-stdx",
+            "kiln-workspace",
+        ],
     ),
     (
         4,
@@ -48,6 +57,7 @@ const ARROWS: &[(u8, &str, &[&str])] = &[
             "kiln-engine",
             "kiln-executor",
             "kiln-git",
+            "kiln-image",
             "kiln-manifest",
             "kiln-model",
             "kiln-server",
@@ -58,7 +68,11 @@ const ARROWS: &[(u8, &str, &[&str])] = &[
     ),
     // Beside the house. The stories know the program from outside only.
     (6, "kiln-it", &["kiln-stdx"]),
-    (6, "xtask", &["kiln-it", "kiln-manifest", "kiln-model", "kiln-stdx", "kiln-store"]),
+    (
+        6,
+        "xtask",
+        &["kiln-git", "kiln-it", "kiln-manifest", "kiln-model", "kiln-stdx", "kiln-store"],
+    ),
 ];
 
 fn floor(name: &str) -> Option<u8> {

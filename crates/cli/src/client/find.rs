@@ -67,7 +67,7 @@ pub struct Note {
 }
 
 impl Note {
-    fn read(data: &Data) -> Option<Self> {
+    pub fn read(data: &Data) -> Option<Self> {
         let bytes = std::fs::read(data.server_note()).ok()?;
         serde_json::from_slice(&bytes).ok()
     }

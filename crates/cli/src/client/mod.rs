@@ -9,7 +9,8 @@ pub mod stream;
 use std::time::Duration;
 
 use kiln_api::user::{
-    AddProject, ArtifactRow, ErrorBody, JobDetail, Project, Rerun, Run, RunDetail, TriggerRun, Why,
+    AddProject, ArtifactRow, AskGc, ErrorBody, GcReport, JobDetail, Project, Rerun, Run, RunDetail,
+    TriggerRun, Usage, Why,
 };
 use kiln_model::Plan;
 use reqwest::header::{CONTENT_TYPE, RANGE};
@@ -36,19 +37,21 @@ impl Client {
     /// A server at a known address. Nothing is sent yet.
     pub fn at(url: &str) -> Result<Self> {
         let url = url.trim_end_matches('/');
-        if url.starts_with("https://") {
-            return Err(Failure::yours(format!(
-                "`{url}` uses https, which this kiln cannot speak"
-            ))
-            .help("use http on the same machine, or a tunnel such as `ssh -L`"));
-        }
-        if !url.starts_with("http://") || url.parse::<reqwest::Url>().is_err() {
+        let is_secure = url.starts_with("https://");
+        if !(is_secure || url.starts_with("http://")) || url.parse::<reqwest::Url>().is_err() {
             return Err(Failure::yours(format!("`{url}` is not the address of a server"))
-                .help("an address is written http://127.0.0.1:7411"));
+                .help("an address is written http://127.0.0.1:7411 or https://kiln.example.org"));
         }
-        // A proxy of the environment is for other machines; kiln's server is this one.
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_FOR).build();
-        let http = http.map_err(Failure::ours)?;
+        // Once for the process; a second try is refused and changes nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_FOR);
+        let http = match is_secure {
+            true => http,
+            // A proxy of the environment is for other machines; kiln's server is this one. And reading
+            // a machine's certificates takes longer than most answers.
+            false => http.no_proxy().tls_certs_only([]),
+        };
+        let http = http.build().map_err(Failure::ours)?;
         Ok(Self { http, url: url.to_owned() })
     }
 
@@ -133,6 +136,22 @@ impl Client {
         let request = self.request(Method::POST, &run_path(project, number, "/rerun")).json(body);
         self.send(request).await?;
         Ok(())
+    }
+
+    /// Keeps a run, or lets go of it.
+    pub async fn pin(&self, project: &str, number: i64, pin: bool) -> Result<RunDetail> {
+        let method = if pin { Method::POST } else { Method::DELETE };
+        let by = self.request(method, &run_path(project, number, "/pin"));
+        self.read(by.header("kiln-user", crate::place::user_name()).json(&serde_json::json!({})))
+            .await
+    }
+
+    pub async fn gc(&self, asked: &AskGc) -> Result<GcReport> {
+        self.post("/gc", asked).await
+    }
+
+    pub async fn usage(&self) -> Result<Usage> {
+        self.get("/usage").await
     }
 
     /// A whole log, as it comes.

@@ -39,7 +39,7 @@ pub struct Args {
 enum Action {
     /// Fetch artifacts into a folder, or one of them to standard output
     Get {
-        /// Only these; `*` stands for anything [default: all]
+        /// Only these, of a folder all that is in it; `*` stands for anything [default: all]
         #[arg(value_name = "PATH")]
         paths: Vec<String>,
         /// Where to; `-` is standard output
@@ -53,6 +53,7 @@ Examples:
   kiln artifacts '#12'
   kiln artifacts 'site#12' get -o out
   kiln artifacts 'site#12/build' get 'target/*.deb'
+  kiln artifacts 'site#12' get coverage -o out
   kiln artifacts 'site#12' get report.html -o - | less";
 
 pub async fn run(args: Args, out: &Output) -> Result<Exit> {
@@ -105,8 +106,14 @@ fn chosen(rows: Vec<ArtifactRow>, patterns: &[String]) -> Result<Vec<ArtifactRow
     Ok(rows.into_iter().filter(wanted).collect())
 }
 
-/// `*` stands for any characters, also for none.
+/// `*` stands for any characters, also for none. A folder's name means everything below it.
 fn matches(pattern: &str, path: &str) -> bool {
+    let folder = pattern.strip_suffix('/').unwrap_or(pattern);
+    let mut above = path.match_indices('/').map(|(at, _)| &path[..at]);
+    pattern_holds(pattern, path) || above.any(|above| pattern_holds(folder, above))
+}
+
+fn pattern_holds(pattern: &str, path: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = path.strip_prefix(parts.next().unwrap_or("")) else { return false };
     let mut parts = parts.peekable();
@@ -208,6 +215,11 @@ mod tests {
             ("a*b*c", "a1b2b3c", true),
             ("a*b*c", "a1c", false),
             ("ab*ba", "aba", false),
+            ("target", "target/x.deb", true),
+            ("target/", "target/release/x.deb", true),
+            ("*/release", "target/release/x.deb", true),
+            ("targe", "target/x.deb", false),
+            ("target/", "target", false),
         ] {
             assert_eq!(matches(pattern, path), holds, "{pattern} {path}");
         }

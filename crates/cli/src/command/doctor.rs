@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use kiln_api::user::{AskGc, Usage};
 use kiln_executor::{HostExecutor, Spawner};
 use kiln_stdx::{bytes, process};
 use kiln_workspace::Driver;
 use serde::Serialize;
 
-use crate::error::{Exit, Result};
-use crate::local::machine;
+use crate::command::gc;
+use crate::error::{Exit, Kind, Result};
+use crate::local::{collect, machine};
 use crate::output::{Output, Style, visible};
 use crate::place::Data;
 
@@ -43,11 +45,14 @@ struct Finding {
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<&'static str>,
+    /// What takes how much room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
 }
 
 impl Finding {
     fn new(name: &'static str, state: State, detail: impl Into<String>) -> Self {
-        Self { name, state, detail: detail.into(), help: None }
+        Self { name, state, detail: detail.into(), help: None, usage: None }
     }
 
     fn help(self, help: &'static str) -> Self {
@@ -63,6 +68,8 @@ pub async fn run(args: &Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     if findings.iter().all(|finding| finding.name != "data" || finding.state != State::Missing) {
         findings.push(workspaces(&data, spawner).await);
         findings.push(space(&data.root));
+        findings.extend(used("local runs", collect::usage_here(&data).await));
+        findings.extend(used("server", usage_of_server(&data).await));
     }
     if args.json {
         out.json(&findings)?;
@@ -83,10 +90,46 @@ fn show(out: &Output, finding: &Finding) -> Result<()> {
     };
     let detail = visible(&finding.detail);
     out.lines(&format!("{} {:<11} {detail}\n", out.paint(style, icon), finding.name))?;
+    if let Some(usage) = &finding.usage {
+        let rows: Vec<_> = usage.kept.iter().filter(|row| row.n_bytes > 0).cloned().collect();
+        gc::table(out, &rows)?;
+    }
     match finding.help {
         Some(help) => out.lines(&format!("  {} {help}\n", out.paint(Style::Cyan, "help:"))),
         None => Ok(()),
     }
+}
+
+/// What is kept, and what would go now.
+fn used(name: &'static str, measured: Result<Option<(Usage, u64)>>) -> Option<Finding> {
+    match measured {
+        Ok(None) => None,
+        Ok(Some((usage, n_freed))) => {
+            let at_least = if usage.is_partial { "at least " } else { "" };
+            let mut detail = format!("{at_least}{} kept", bytes::show(usage.n_bytes));
+            if n_freed > 0 {
+                detail.push_str(&format!("; `kiln gc` would free {} now", bytes::show(n_freed)));
+            }
+            Some(Finding { usage: Some(usage), ..Finding::new(name, State::Ok, detail) })
+        }
+        Err(failure) => Some(Finding::new(name, State::Warning, format!("{:#}", failure.error))),
+    }
+}
+
+/// Of the server of this data folder, be it running or not.
+async fn usage_of_server(data: &Data) -> Result<Option<(Usage, u64)>> {
+    if let Some(client) = gc::data_client(data)? {
+        match client.usage().await {
+            Ok(usage) => {
+                let asked = AskGc { dry_run: true, ..AskGc::default() };
+                return Ok(Some((usage, client.gc(&asked).await?.n_bytes)));
+            }
+            // The note is of a server that was killed.
+            Err(failure) if failure.kind == Kind::Elsewhere => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    collect::usage_of_stopped_server(data).await
 }
 
 fn version() -> Finding {
@@ -150,20 +193,45 @@ fn folder(data: &Data) -> Finding {
 }
 
 async fn workspaces(data: &Data, spawner: Spawner) -> Finding {
+    const HOW: &str = "overlayfs needs root, or Linux ≥ 5.11 with unprivileged user namespaces, and a data folder \
+                       on a file system such as ext4, xfs or btrfs";
+    let finding = |state, detail: String| Finding::new("workspaces", state, detail);
     let folder = match tempfile::tempdir_in(&data.root) {
         Ok(folder) => folder,
-        Err(cause) => return Finding::new("workspaces", State::Missing, cause.to_string()),
+        Err(cause) => return finding(State::Missing, cause.to_string()),
     };
-    match machine::probe(&HostExecutor::new(spawner), folder.path()).await {
-        Ok(Driver::Copy) => Finding::new("workspaces", State::Warning, "plain copies, which are slow").help(
-            "overlayfs needs root, or Linux ≥ 5.11 with unprivileged user namespaces, and a data folder \
-             on a file system such as ext4, xfs or btrfs",
-        ),
-        Ok(Driver::Overlay) => Finding::new("workspaces", State::Ok, "overlay, as root"),
-        Ok(Driver::OverlayUser) => {
-            Finding::new("workspaces", State::Ok, "overlay, in a user namespace")
+    let insisted = match machine::insisted() {
+        Ok(insisted) => insisted,
+        Err(failure) => return finding(State::Missing, format!("{:#}", failure.error)),
+    };
+    let probed = match machine::probe(&HostExecutor::new(spawner), folder.path()).await {
+        Ok(probed) => probed,
+        Err(failure) => return finding(State::Missing, format!("{:#}", failure.error)),
+    };
+    let shares = Driver::probe_reflink(folder.path());
+    if let Some(driver) = insisted.filter(|driver| *driver != probed) {
+        let detail =
+            format!("{}, because KILN_DRIVER says so; {} was found", driver.name(), probed.name());
+        return finding(State::Warning, detail).help("unset KILN_DRIVER to use what was found");
+    }
+    // What else there would be, and why not.
+    let (shared, why) = match &shares {
+        Ok(()) => ("reflink works too", String::new()),
+        Err(error) => ("no reflink", format!(" ({})", error.cause)),
+    };
+    match probed {
+        Driver::Overlay => finding(State::Ok, format!("overlay, as root; {shared}{why}")),
+        Driver::OverlayUser => {
+            finding(State::Ok, format!("overlay, in a user namespace; {shared}{why}"))
         }
-        Err(failure) => Finding::new("workspaces", State::Missing, format!("{:#}", failure.error)),
+        Driver::Reflink => {
+            finding(State::Warning, "copies that share their blocks; no overlay".to_owned())
+                .help(HOW)
+        }
+        Driver::Copy => {
+            let detail = format!("plain copies, which are slow; no overlay, {shared}{why}");
+            finding(State::Warning, detail).help(HOW)
+        }
     }
 }
 

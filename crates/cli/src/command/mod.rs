@@ -6,8 +6,10 @@ pub mod check;
 pub mod completions;
 pub mod demo;
 pub mod doctor;
+pub mod gc;
 pub mod hook;
 pub mod logs;
+pub mod pin;
 pub mod plan;
 pub mod preview;
 pub mod project;
@@ -17,9 +19,11 @@ pub mod runs;
 pub mod schema;
 pub mod secret;
 pub mod serve;
+pub mod shell;
 pub mod show;
 pub mod trigger;
 pub mod why;
+pub mod workspace;
 
 use kiln_executor::Spawner;
 
@@ -49,9 +53,14 @@ pub async fn dispatch(
         Some(Command::Logs(args)) => logs::run(args, out).await,
         Some(Command::Cancel(args)) => cancel::run(args, out).await,
         Some(Command::Rerun(args)) => rerun::run(args, spawner()?, out).await,
+        Some(Command::Shell(args)) => shell::run(args, spawner()?, out).await,
         Some(Command::Why(args)) => why::run(args, out).await,
         Some(Command::Artifacts(args)) => artifacts::run(args, out).await,
+        Some(Command::Workspace(command)) => workspace::run(command, out).await,
         Some(Command::Secret(command)) => secret::run(command, out).await,
+        Some(Command::Pin(args)) => pin::pin(args, out).await,
+        Some(Command::Unpin(args)) => pin::unpin(args, out).await,
+        Some(Command::Gc(args)) => gc::run(args, out).await,
         Some(Command::Doctor(args)) => doctor::run(&args, spawner()?, out).await,
         Some(Command::Completions(args)) => completions::run(&args, out),
     }

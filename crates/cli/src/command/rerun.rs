@@ -25,7 +25,7 @@ use crate::watch::{Picture, Watched};
 /// Run the jobs of a run again
 ///
 /// New attempts of its jobs, and of the jobs that need them, under the same plan. A local run is
-/// run again in this process, on the files as they are now.
+/// run again in this process, on the files as they were when it began; `kiln run` is for those of now.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -38,6 +38,9 @@ pub struct Args {
     /// Only this job
     #[arg(long, value_name = "JOB", conflicts_with = "failed")]
     job: Option<String>,
+    /// Begin the job from this step, by its number or name, on the files as that step found them
+    #[arg(long, value_name = "STEP", conflicts_with = "failed")]
+    from: Option<String>,
     /// A secret for a local run, from the environment variable of that name
     #[arg(long = "secret", value_name = "NAME[=ENV]")]
     secrets: Vec<String>,
@@ -69,7 +72,8 @@ const EXAMPLES: &str = "\
 Examples:
   kiln rerun '#12' --failed
   kiln rerun 'site#12/test'
-  kiln rerun 'site#12' --job test --follow";
+  kiln rerun 'site#12' --job test --follow
+  kiln rerun 'site#12/test' --from 3";
 
 pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     let job = args.job.clone().or(args.reference.job.clone());
@@ -82,7 +86,9 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
             let seen = client.run(&project, number).await?;
             let seen = Picture::of_server(seen, HashMap::new());
             let began_at = Some(SystemClock.now());
-            client.rerun(&project, number, &Rerun { failed: args.failed, job }).await?;
+            client
+                .rerun(&project, number, &Rerun { failed: args.failed, job, from: args.from })
+                .await?;
             if args.follow {
                 let watched = Watched::server(client, project, number, began_at);
                 return follow(out, args.json, watched, Some(seen)).await;
@@ -120,6 +126,7 @@ async fn rerun_here(
         out.note(&format!("no job of #{} failed, so there is nothing to run again", row.number));
         return Ok(Exit::Success);
     }
+    let from = args.from;
     let drive = Drive {
         out,
         json: args.json,
@@ -129,7 +136,7 @@ async fn rerun_here(
         secrets: secrets(&args.secrets)?,
         env: variables(&args.env)?,
     };
-    drive.rerun(row, jobs).await
+    drive.rerun(row, jobs, from.as_deref()).await
 }
 
 async fn chosen(

@@ -3,21 +3,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use kiln_agent::Looked;
 use kiln_executor::Spawner;
+use kiln_git::WorkingTree;
 use kiln_stdx::Secret;
 
 use crate::command::secret::lawful;
 use crate::error::{Exit, Failure, Help, Result};
 use crate::local::Local;
-use crate::local::drive::{Drive, New};
+use crate::local::drive::{Drive, Looking, New};
 use crate::output::Output;
 use crate::pipeline::{self, Wanted, key_value};
 use crate::place::{Data, directory};
 
 /// Run the pipeline here, on the working tree as it is
 ///
-/// Jobs see the files as they are now, changed and untracked ones included and ignored ones not;
-/// whatever they write stays in layers of their own. No file here changes, no network and no server
+/// Jobs see the files as they are now, changed and untracked ones included, and with `--all` those
+/// that git ignores, too; whatever they write stays in layers of their own. No file here changes, no network and no server
 /// is needed. The run is kept: `kiln runs`, `show`, `logs`, `why`, `rerun` and `cancel` know it as
 /// `#NUMBER`.
 #[derive(clap::Args, Debug)]
@@ -49,6 +51,12 @@ pub struct Args {
         value_parser = clap::value_parser!(u16).range(1..),
     )]
     jobs_at_once: Option<u16>,
+    /// Show jobs also what git ignores
+    #[arg(long)]
+    all: bool,
+    /// Take nothing from earlier runs: every job runs, and finds no cache
+    #[arg(long)]
+    no_cache: bool,
     /// One event a line, for programs
     #[arg(long)]
     json: bool,
@@ -73,10 +81,12 @@ does not wait. Exit codes: 0 success, 1 a job failed, 2 bad manifest or usage, 3
 pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     let from = directory(args.directory.as_deref())?;
     let tree = pipeline::repository(&from)?;
+    let looking = look(&tree, args.all);
     let manifest = pipeline::manifest(&tree.root, &from, args.file.as_deref())?;
     let (head, branch) = pipeline::head(&tree)?;
     let inputs: BTreeMap<String, String> = args.inputs.into_iter().collect();
-    let trigger = pipeline::local_trigger(head, branch, inputs);
+    let mut trigger = pipeline::local_trigger(head, branch, inputs);
+    trigger.no_cache = args.no_cache;
     let plan = match pipeline::plan(out, &manifest, &trigger)? {
         None => return Ok(Exit::Refused),
         Some(Wanted::Nothing(why)) => {
@@ -98,7 +108,13 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         secrets,
         env,
     };
-    drive.start(New { project, trigger, plan, root: tree.root }).await
+    drive.start(New { project, trigger, plan, root: tree.root, looking }).await
+}
+
+/// Begins to look at the tree. What else is to be done before the first job is done meanwhile.
+fn look(tree: &WorkingTree, all: bool) -> Looking {
+    let tree = tree.clone();
+    tokio::task::spawn_blocking(move || Looked::at(tree, all))
 }
 
 /// Values come from the environment, never from the command line, where everybody could read them.

@@ -117,7 +117,10 @@ fn table(out: &Output, runs: &[Run], local: bool) -> Result<()> {
             Cell::styled(Style::Dim, run.commit.get(..7).unwrap_or("-")),
             Cell::from(ago(run.created_at, now)),
             Cell::from(took(run.created_at, run.finished_at, now)),
-            Cell::from(about(run)),
+            Cell::from(match &run.pinned {
+                Some(_) => format!("[pinned] {}", about(run)),
+                None => about(run).to_owned(),
+            }),
         ]
     };
     let rows: Vec<_> = runs.iter().map(row).collect();

@@ -12,7 +12,7 @@ use kiln_server::{ServeError, ServeOptions, Server};
 use crate::client::{DEFAULT_PORT, Note};
 use crate::error::{Exit, Failure, Kind, Result};
 use crate::interrupt::Interrupts;
-use crate::local::machine::{Folder, Part, host_name, start_agent};
+use crate::local::machine::{Folder, Part, host_name, machine_env, start_agent};
 use crate::output::{Output, Style};
 use crate::place::Data;
 
@@ -32,6 +32,10 @@ pub struct Args {
     /// Keep rows in PostgreSQL instead of SQLite
     #[arg(long, value_name = "URL")]
     database: Option<String>,
+    /// What is kept for how long, and more as it comes [default: kiln.toml in the data folder, if it is
+    /// there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// DANGER: listen on addresses that other machines reach. There are no accounts yet: whoever
     /// reaches the page may run anything here as the user who started the server
     #[arg(long)]
@@ -70,8 +74,12 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         listen: args.listen,
         database: args.database,
         allow_remote: args.allow_remote,
+        config: args.config,
         hosts: args.hosts,
     };
+    if let Some(config) = options.config.as_ref().filter(|config| !config.is_file()) {
+        return Err(Failure::yours(format!("there is no file `{}`", config.display())));
+    }
     let server = start(options).await?;
     let part = Part {
         name: host_name(),
@@ -104,7 +112,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
 /// Starts the server, with errors that say whose they are.
 pub async fn start(options: ServeOptions) -> Result<Server> {
     let data = options.data.display().to_string();
-    Server::start(options).await.map_err(|error| {
+    let started = Server::start(options).await.map_err(|error| {
         let kind = match &error {
             ServeError::Listen(ListenError::NotAnAddress(_) | ListenError::Remote(_)) => {
                 Kind::Yours
@@ -122,12 +130,23 @@ pub async fn start(options: ServeOptions) -> Result<Server> {
             },
             false => failure,
         }
-    })
+    });
+    let server = started?;
+    // Before the agent makes anything in the folder of layers.
+    collects(&server)?;
+    Ok(server)
+}
+
+/// The server collects what is no longer wanted, from now on.
+fn collects(server: &Server) -> Result<()> {
+    let layers = crate::local::collect::know_layers(server.runs())?;
+    server.collects(layers).map_err(|error| Failure::yours(kiln_server::report::whole(&error)))
 }
 
 /// The agent in a server's own process.
 pub async fn agent_of(server: &Server, spawner: Spawner, data: &Data, part: Part) -> Result<Agent> {
     let (runs, places) = (server.runs(), data.server());
+    runs.note_machine_env(machine_env(part.env.clone()));
     start_agent(HostExecutor::new(spawner), runs.clone(), runs.store(), &places, part).await
 }
 

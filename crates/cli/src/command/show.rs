@@ -67,6 +67,9 @@ async fn show_run(args: &Args, out: &Output, origin: &Origin) -> Result<()> {
     for (name, value) in &run.inputs {
         facts.push(("input", format!("{name}={value}")));
     }
+    if let Some(pin) = &run.pinned {
+        facts.push(("pinned", format!("by {}, {}", pin.by, ago(pin.at, SystemClock.now()))));
+    }
     if let Some(reason) = run.reason {
         facts.push(("because", reason));
     }
@@ -74,6 +77,7 @@ async fn show_run(args: &Args, out: &Output, origin: &Origin) -> Result<()> {
         facts.push(("page", page));
     }
     show_facts(out, &facts)?;
+    summary::warnings(out, &picture)?;
     summary::verdict(out, &picture)
 }
 
@@ -108,7 +112,11 @@ fn show_job(out: &Output, origin: &Origin, detail: &JobDetail) -> Result<()> {
     for attempt in &detail.attempts {
         show_attempt(out, attempt)?;
     }
-    out.lines(&format!("\nits log: kiln logs '{name}'\n"))
+    out.lines(&format!("\nits log: kiln logs '{name}'\n"))?;
+    match row.state.is_over() {
+        true => out.lines(&format!("its files: kiln shell '{name}'\n")),
+        false => Ok(()),
+    }
 }
 
 fn show_attempt(out: &Output, attempt: &Attempt) -> Result<()> {
@@ -136,9 +144,21 @@ fn show_attempt(out: &Output, attempt: &Attempt) -> Result<()> {
         })
         .collect();
     out.table(&["step", "state", "took", "name", ""], &rows)?;
+    for warning in &attempt.warnings {
+        let head = out.paint(Style::Yellow, "warning:");
+        out.lines(&format!("{head} {}\n", visible(warning)))?;
+    }
+    let gone = |what: &str| match attempt.collected.iter().any(|gone| gone == what) {
+        true => " (collected)",
+        false => "",
+    };
     for artifact in &attempt.artifacts {
         let size = bytes::show(artifact.n_bytes);
-        out.lines(&format!("artifact {} ({size})\n", visible(&artifact.path)))?;
+        let gone = gone("artifacts");
+        out.lines(&format!("artifact {} ({size}){gone}\n", visible(&artifact.path)))?;
+    }
+    for what in attempt.collected.iter().filter(|what| *what != "artifacts") {
+        out.lines(&format!("{what} collected\n"))?;
     }
     Ok(())
 }

@@ -25,6 +25,9 @@ pub struct Args {
     /// A value for one of the manifest's inputs
     #[arg(short, long = "input", value_name = "KEY=VALUE", value_parser = key_value)]
     inputs: Vec<(String, String)>,
+    /// Take nothing from earlier runs: every job runs, and finds no cache
+    #[arg(long)]
+    no_cache: bool,
     /// Watch the run and exit with its result
     #[arg(short, long)]
     follow: bool,
@@ -48,6 +51,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Exit> {
         tag: args.tag,
         commit: args.commit,
         inputs: args.inputs.into_iter().collect(),
+        no_cache: args.no_cache,
     };
     let run = client.trigger(&args.project, &body).await?;
     if !args.follow {

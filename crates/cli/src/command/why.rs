@@ -11,7 +11,7 @@ use crate::reference::Reference;
 /// Explain why a run or a job is as it is
 ///
 /// Why it ran, was skipped, waits (and for what), was cancelled (and by whom) or failed (which step,
-/// and how it ended).
+/// and how it ended). Of a job with `inputs`: whose result it has, or what is another since it ran last.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -55,6 +55,16 @@ pub async fn run(args: Args, out: &Output) -> Result<Exit> {
         out.lines("\n")?;
         for line in trace.lines() {
             out.lines(&format!("  {}\n", visible(line)))?;
+        }
+    }
+    if let Some(compared) = &why.compared {
+        let since = match &compared.with {
+            Some(with) => format!("it ran, because since {with} this is another:"),
+            None => "it ran:".to_owned(),
+        };
+        out.lines(&format!("\n{}\n", visible(&since)))?;
+        for difference in &compared.differences {
+            out.lines(&format!("  {}\n", visible(difference)))?;
         }
     }
     if !why.history.is_empty() {

@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use kiln_agent::Agent;
+use kiln_agent::{Agent, Looked};
 use kiln_executor::{HostExecutor, Spawner};
 use kiln_model::layer::Source;
 use kiln_model::{EventKind, JobIndex, Plan, RunId, Trigger};
+use kiln_server::ask;
 use kiln_server::runs::{ApplyError, Runs, new_run};
 use kiln_stdx::{Clock, Secret, SystemClock, Timestamp};
 use kiln_store::{ProjectRow, RunRow};
 
 use super::lock::Locked;
-use super::machine::{Folder, Part, host_name, start_agent};
+use super::machine::{Begins, Folder, Part, host_name, start_agent_on};
 use super::owner::{Gate, Owner};
 use super::{Local, settle};
 use crate::error::{Exit, Failure, Kind, Result};
@@ -40,7 +41,12 @@ pub struct New {
     pub trigger: Trigger,
     pub plan: Plan,
     pub root: std::path::PathBuf,
+    /// Looking at the tree, since the command began.
+    pub looking: Looking,
 }
+
+/// A working tree that is being looked at.
+pub type Looking = tokio::task::JoinHandle<std::result::Result<Looked, String>>;
 
 /// What is to be driven.
 struct Claimed {
@@ -50,6 +56,8 @@ struct Claimed {
     row: RunRow,
     owner: Owner,
     labels: Vec<String>,
+    /// Of a run that is new.
+    begins: Option<Begins>,
 }
 
 impl Drive<'_> {
@@ -58,30 +66,41 @@ impl Drive<'_> {
         let interrupts = Interrupts::listen()?;
         let runs = self.local.runs().await?;
         let labels = labels(&new.plan);
-        let (row, owner) = self.make(new).await?;
+        let (row, owner, looking) = self.make(new).await?;
         runs.adopt(vec![row.clone()]).await?;
-        self.go(Claimed { began_at: None, runs, row, owner, labels }, None, interrupts).await
+        let begins = Some(Begins { run: row.id, looked: looked(looking).await? });
+        self.go(Claimed { began_at: None, runs, row, owner, labels, begins }, None, interrupts)
+            .await
     }
 
     /// Drives new attempts of these jobs of a run that is over.
-    pub async fn rerun(self, row: RunRow, jobs: Vec<JobIndex>) -> Result<Exit> {
+    pub async fn rerun(self, row: RunRow, jobs: Vec<JobIndex>, from: Option<&str>) -> Result<Exit> {
         let interrupts = Interrupts::listen()?;
         let owner = Owner::claim(&self.local.data, row.id)?.ok_or_else(|| still_running(&row))?;
         let runs = self.local.runs().await?;
         let (_, before) = runs.view(row.id).await?;
+        let from = match from {
+            Some(step) => ask::from_step(&before, &jobs, step).map_err(Failure::yours)?,
+            None => None,
+        };
         let seen = Picture::of_local(&row, &before);
         let labels = before.plan.as_deref().map(labels).unwrap_or_default();
         let by = crate::place::user_name();
         let began_at = Some(SystemClock.now());
-        match runs.apply(row.id, EventKind::RerunAsked { jobs, by }).await {
+        match runs.apply(row.id, EventKind::RerunAsked { jobs, by, from }).await {
             Ok(()) => {}
             Err(ApplyError::Refused(refused)) => return Err(Failure::yours(refused)),
             Err(ApplyError::Store(error)) => return Err(error.into()),
         }
-        self.go(Claimed { began_at, runs, row, owner, labels }, Some(seen), interrupts).await
+        self.go(
+            Claimed { began_at, runs, row, owner, labels, begins: None },
+            Some(seen),
+            interrupts,
+        )
+        .await
     }
 
-    async fn make(&self, new: New) -> Result<(RunRow, Owner)> {
+    async fn make(&self, new: New) -> Result<(RunRow, Owner, Looking)> {
         let source = Source::WorkingTree { path: new.root };
         let run = new_run(new.trigger, source, Ok(new.plan), SystemClock.now());
         let _gate = Gate::shared(&self.local.data)?;
@@ -89,7 +108,8 @@ impl Drive<'_> {
         let made = store.settle_delivery(None, new.project.id, "", vec![run], Vec::new()).await?;
         let row = made.into_iter().next().ok_or_else(|| Failure::ours("no run was made"))?;
         let owner = Owner::claim(&self.local.data, row.id)?;
-        Ok((row, owner.ok_or_else(|| Failure::ours("a new run is driven by another process"))?))
+        let owner = owner.ok_or_else(|| Failure::ours("a new run is driven by another process"))?;
+        Ok((row, owner, new.looking))
     }
 
     async fn go(
@@ -98,7 +118,7 @@ impl Drive<'_> {
         seen: Option<Picture>,
         mut interrupts: Interrupts,
     ) -> Result<Exit> {
-        let Claimed { began_at, runs, row, owner, labels } = claimed;
+        let Claimed { began_at, runs, row, owner, labels, begins } = claimed;
         let mut watched = Watched::here(&runs, row.id, owner, began_at);
         runs.give_secrets(row.id, self.secrets);
         let part = Part {
@@ -112,7 +132,8 @@ impl Drive<'_> {
         let executor = HostExecutor::new(self.spawner);
         let source = Locked::new(runs.clone(), &self.local.data, row.project)?;
         let (store, places) = (&self.local.store, self.local.data.local());
-        let agent = start_agent(executor.clone(), source, store, &places, part).await?;
+        let (agent, keeping) =
+            start_agent_on(executor.clone(), source, store, &places, part, begins).await?;
         let running = Running { agent, executor };
         let shown = Shown { out: self.out, json: self.json };
         let stuck = running.agent.lasting_trouble();
@@ -124,7 +145,12 @@ impl Drive<'_> {
         match ended {
             Ok((Ended::Over(picture), viewer)) => {
                 running.agent.drain().await;
-                shown.end(&watched, &picture, viewer).await
+                let exit = shown.end(&watched, &picture, viewer).await;
+                if let Some(why) = keeping.and_then(|keeping| keeping.join().ok().flatten()) {
+                    self.out.note(&not_kept(&row, &why));
+                }
+                super::collect::soon(&self.local.data);
+                exit
             }
             Ok((Ended::Left(_), shower)) => {
                 running.leave(&runs, &row).await;
@@ -177,6 +203,16 @@ impl Running {
             _ = interrupts.next() => self.leave(runs, row).await,
         }
     }
+}
+
+/// Waits for the look at the tree, which has gone on since the command began.
+async fn looked(looking: Looking) -> Result<Looked> {
+    let looked = looking.await.map_err(Failure::ours)?;
+    looked.map_err(Failure::elsewhere)
+}
+
+fn not_kept(row: &RunRow, why: &str) -> String {
+    format!("a rerun of #{} will see the files as they are then: {why}", row.number)
 }
 
 async fn over(runs: &Runs, run: RunId) {

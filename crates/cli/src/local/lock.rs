@@ -13,12 +13,15 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kiln_api::agent::{AgentInfo, Assignment, JobResult, JobSource, LeaseError, Stop};
-use kiln_model::{Exit, LeaseId, Outcome, ProjectId};
+use kiln_api::agent::{
+    AgentInfo, Assignment, Found, JobResult, JobSource, Keyed, LeaseError, Stop, Taken,
+};
+use kiln_model::{AttemptId, Exit, LeaseId, Outcome, ProjectId};
 use kiln_server::runs::Runs;
 use kiln_stdx::fs::{FsError, Named, create_private_dir};
 use rustix::fs::{FlockOperation, flock};
 
+use super::keys::Keys;
 use crate::place::Data;
 
 /// Between two looks at a lock that others hold.
@@ -36,6 +39,7 @@ pub struct Locked {
     folder: PathBuf,
     project: ProjectId,
     locks: Mutex<HashMap<LeaseId, Lock>>,
+    keys: Keys,
 }
 
 enum Lock {
@@ -47,7 +51,8 @@ impl Locked {
     pub fn new(runs: Runs, data: &Data, project: ProjectId) -> Result<Self, FsError> {
         let folder = data.local().data.join("locks");
         create_private_dir(&folder)?;
-        Ok(Self { runs, folder, project, locks: Mutex::default() })
+        let keys = Keys::new(&folder, project);
+        Ok(Self { runs, folder, project, locks: Mutex::default(), keys })
     }
 
     fn locks(&self) -> MutexGuard<'_, HashMap<LeaseId, Lock>> {
@@ -96,6 +101,7 @@ impl Locked {
 
     fn release(&self, lease: LeaseId) {
         self.locks().remove(&lease);
+        self.keys.release(lease);
     }
 }
 
@@ -112,7 +118,33 @@ impl JobSource for Locked {
     async fn take(&self, agent: &AgentInfo) -> Answer<Assignment> {
         let assignment = self.runs.take(agent).await?;
         self.want(&assignment);
+        self.keys.want(&assignment);
         Ok(assignment)
+    }
+
+    async fn seek(
+        &self,
+        lease: LeaseId,
+        key: Keyed,
+        unfit: Vec<(AttemptId, String)>,
+    ) -> Answer<Option<Found>> {
+        let mut waited = false;
+        loop {
+            let found = self.runs.seek(lease, key.clone(), unfit.clone()).await?;
+            // Nobody in this process does the same. One in another may.
+            if found.is_some() || waited || !self.keys.hold(lease, &key.digest).await? {
+                return Ok(found);
+            }
+            waited = true;
+        }
+    }
+
+    async fn reuse(&self, lease: LeaseId, found: Found, warnings: Vec<String>) -> Answer<Taken> {
+        let taken = self.runs.reuse(lease, found, warnings).await;
+        if let Ok(Taken::Done) | Err(LeaseError::Stale(_)) = taken {
+            self.release(lease);
+        }
+        taken
     }
 
     async fn started(&self, lease: LeaseId) -> Answer<()> {

@@ -1,12 +1,14 @@
 //! This machine as an agent: where its workspaces are, what its jobs inherit, how many fit.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kiln_agent::{Agent, AgentOptions};
+use kiln_agent::{Agent, AgentOptions, ImageLayers, Keeping, Looked};
 use kiln_api::agent::{AgentInfo, JobSource};
 use kiln_executor::{HostExecutor, OverlayKind};
+use kiln_image::{Credentials, Images, Registries};
+use kiln_model::RunId;
 use kiln_model::limit::KILL_GRACE;
 use kiln_server::runs::Places;
 use kiln_stdx::SystemClock;
@@ -14,7 +16,7 @@ use kiln_stdx::fs::create_private_dir;
 use kiln_store::Store;
 use kiln_workspace::{Driver, Workspaces};
 
-use crate::error::{Blame, Result};
+use crate::error::{Blame, Failure, Result};
 
 /// Longest log of one attempt.
 ///
@@ -42,6 +44,12 @@ pub enum Folder {
     Shared,
 }
 
+/// A local run that begins, on a working tree that was looked at.
+pub struct Begins {
+    pub run: RunId,
+    pub looked: Looked,
+}
+
 /// Starts to take jobs from `source`, whose rows are in `store`.
 pub async fn start_agent(
     executor: HostExecutor,
@@ -50,9 +58,26 @@ pub async fn start_agent(
     places: &Places,
     part: Part,
 ) -> Result<Agent> {
+    Ok(start_agent_on(executor, source, store, places, part, None).await?.0)
+}
+
+/// As [`start_agent`], with the run that begins here, whose files are kept while its jobs run.
+pub async fn start_agent_on(
+    executor: HostExecutor,
+    source: impl JobSource,
+    store: &Store,
+    places: &Places,
+    part: Part,
+    begins: Option<Begins>,
+) -> Result<(Agent, Option<Keeping>)> {
     let id = store.agent(&part.name, &part.labels).await?;
     let workspaces = Arc::new(workspaces(&executor, &places.layers()).await?);
+    let begun = begins.map(|begins| begins.looked.begin(workspaces.clone(), begins.run));
+    let begun = begun.transpose().map_err(Failure::elsewhere)?;
+    let (begins, keeping) = begun.map(|begun| ((begun.run, begun.base), begun.keeping)).unzip();
     let options = AgentOptions {
+        images: Arc::new(images(&workspaces, &places.images())?),
+        begins,
         info: AgentInfo { id, name: part.name, labels: part.labels },
         n_slots: part.n_jobs.unwrap_or_else(n_cores),
         workspaces,
@@ -62,24 +87,53 @@ pub async fn start_agent(
         grace: KILL_GRACE,
         orphan_for: part.orphan_for,
         machine_env: machine_env(part.env),
+        digests: places.digests(),
         on_idle: match part.folder {
             Folder::Ours => give_back,
             // Ends with its run.
             Folder::Shared => || {},
         },
     };
-    Ok(Agent::start(options, Arc::new(source), executor))
+    Ok((Agent::start(options, Arc::new(source), executor), keeping))
+}
+
+/// The images of this machine, with the logins that Docker's own command line has made.
+pub fn images(workspaces: &Arc<Workspaces>, folder: &Path) -> Result<Images> {
+    let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
+    let credentials = match docker.or_else(home) {
+        Some(folder) => Credentials::read(&folder).map_err(Failure::elsewhere)?,
+        None => Credentials::default(),
+    };
+    let registries = Registries { credentials, ..Registries::default() };
+    let store = Arc::new(ImageLayers(workspaces.clone()));
+    Images::open(folder, store, registries).elsewhere("cannot keep images")
 }
 
 /// Workspaces in `layers`, stacked in the best way that works there. Which way that is was found out
 /// by the first who asked, and is remembered in the folder.
 pub async fn workspaces(executor: &HostExecutor, layers: &Path) -> Result<Workspaces> {
     create_private_dir(layers)?;
+    if let Some(driver) = insisted()? {
+        return Workspaces::open_with(layers, driver).elsewhere("cannot make workspaces");
+    }
     let driver = match Workspaces::remembered_driver(layers) {
         Some(_) => None,
         None => Some(probe(executor, layers).await?),
     };
     Workspaces::open(layers, driver).elsewhere("cannot make workspaces")
+}
+
+/// The driver that `KILN_DRIVER` names, for those who know better than a probe.
+pub fn insisted() -> Result<Option<Driver>> {
+    let Some(name) = std::env::var_os("KILN_DRIVER").filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    match name.to_str().and_then(Driver::named) {
+        Some(driver) => Ok(Some(driver)),
+        None => Err(Failure::yours(format!("KILN_DRIVER is `{}`", name.to_string_lossy().escape_debug()))
+            .help("it may be `overlay`, `overlay-user`, `reflink` or `copy`; without it the best is found")),
+    }
 }
 
 /// What mounts, found out by mounting.
@@ -88,7 +142,7 @@ pub async fn probe(executor: &HostExecutor, layers: &Path) -> Result<Driver> {
     Ok(match found.elsewhere("cannot find out how workspaces can be stacked")? {
         Some(OverlayKind::Root) => Driver::Overlay,
         Some(OverlayKind::User) => Driver::OverlayUser,
-        None => Driver::Copy,
+        None => Driver::of_copies(layers),
     })
 }
 
@@ -108,7 +162,8 @@ fn give_back() {
     let _ = kiln_stdx::memory::give_back();
 }
 
-fn machine_env(more: Vec<(String, String)>) -> Vec<(String, String)> {
+/// What every job of this machine gets, and `more`.
+pub fn machine_env(more: Vec<(String, String)>) -> Vec<(String, String)> {
     // A value that is not UTF-8 cannot be a job's variable.
     let inherited = kiln_agent::MACHINE
         .iter()

@@ -5,8 +5,10 @@
 //! process died.
 
 pub mod children;
+pub mod collect;
 pub mod drive;
 mod lock;
+mod keys;
 pub mod machine;
 mod owner;
 mod project;
@@ -40,7 +42,12 @@ impl Local {
     /// As [`Local::open`], for commands that look at what is there: runs whose process died are
     /// settled first, if they can be. A disk that is full must not hide what is on it.
     pub async fn open_to_look() -> Result<Self> {
-        let local = Self::open(Data::find(None)?).await?;
+        Self::open_settled(Data::find(None)?).await
+    }
+
+    /// As [`Local::open_to_look`], in this folder.
+    pub async fn open_settled(data: Data) -> Result<Self> {
+        let local = Self::open(data).await?;
         match settle::settle_dead(&local).await {
             Err(failure) if failure.kind != Kind::Elsewhere => Err(failure),
             _ => Ok(local),
@@ -58,6 +65,8 @@ impl Local {
     /// told what a job waits for.
     pub async fn runs_to_explain(&self) -> Result<Runs> {
         let runs = self.runs().await?;
+        // A folder that cannot be opened has no layers to tell of.
+        let _ = collect::know_layers(&runs);
         runs.adopt_active().await?;
         Ok(runs)
     }
@@ -65,6 +74,15 @@ impl Local {
     /// The run that is written `#number` in this project's repository.
     pub async fn run(&self, project: &ProjectRow, number: i64) -> Result<RunRow> {
         match self.store.run_by_number(project.id, RunNumber(number)).await {
+            Err(StoreError::NotFound(_))
+                if self.store.has_had_run(project.id, RunNumber(number)).await? =>
+            {
+                Err(Failure::yours(format!(
+                    "the local run #{number} of `{}` was collected: it is older than what is kept",
+                    project.repo
+                ))
+                .help("`kiln runs` lists those that are there; `kiln pin` keeps one for good"))
+            }
             Err(StoreError::NotFound(_)) => Err(Failure::yours(format!(
                 "there is no local run #{number} of `{}`",
                 project.repo

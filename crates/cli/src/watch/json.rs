@@ -151,6 +151,7 @@ impl Viewer for Json {
         event["state"] = json!(JobState::Running);
         event["reason"] = Value::Null;
         event["finished_at"] = Value::Null;
+        event["warnings"] = json!([]);
         self.out.json_line(&event)?;
         if attempt == picture.jobs[at].attempt { self.steps(picture, at) } else { Ok(()) }
     }
@@ -204,5 +205,7 @@ fn job(job: &super::picture::Job) -> Value {
         "reason": job.reason,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
+        "warnings": job.warnings,
+        "reused_from": job.reused_from,
     })
 }

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 
-use kiln_model::JobState;
 use kiln_stdx::{Clock, SystemClock, duration};
 
 use super::{Picture, Viewer, Wants};
@@ -116,12 +115,14 @@ impl Viewer for Lines {
         if let Some(span) = job.elapsed(SystemClock.now()) {
             text.push_str(&format!(" in {}", duration::show(span)));
         }
-        if job.state != JobState::Success
-            && let Some(reason) = &job.reason
-        {
+        if let Some(reason) = &job.reason {
             text.push_str(&format!(": {reason}"));
         }
-        self.remark(super::summary::style(job.state), &text)
+        self.remark(super::summary::style(job.state), &text)?;
+        for warning in &job.warnings {
+            self.remark(Style::Yellow, &format!("{} warning: {warning}", job.name))?;
+        }
+        Ok(())
     }
 
     fn tail(&mut self, _: usize, _: &[u8]) -> Result<()> {

@@ -176,7 +176,13 @@ async fn drain(
     at: usize,
     shown: &mut Told,
 ) -> Result<()> {
-    if viewer.wants() != Wants::Logs || shown.attempt == 0 || shown.offset == u64::MAX {
+    let nothing_ran =
+        picture.jobs[at].reused_from.is_some() && shown.attempt == picture.jobs[at].attempt;
+    if viewer.wants() != Wants::Logs
+        || shown.attempt == 0
+        || shown.offset == u64::MAX
+        || nothing_ran
+    {
         return Ok(());
     }
     loop {

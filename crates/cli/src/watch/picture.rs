@@ -6,6 +6,7 @@ use std::time::Duration;
 use kiln_api::user;
 use kiln_engine::run::Run;
 use kiln_model::{Exit, JobState, Plan, RunState};
+use kiln_server::view;
 use kiln_stdx::Timestamp;
 use kiln_store::RunRow;
 
@@ -41,6 +42,9 @@ pub struct Job {
     pub finished_at: Option<Timestamp>,
     /// Of the last attempt. From a server only while the job runs.
     pub steps: Vec<Step>,
+    pub warnings: Vec<String>,
+    /// Whose result it has, when it did not run.
+    pub reused_from: Option<user::Reused>,
 }
 
 #[derive(Clone, Debug)]
@@ -142,6 +146,8 @@ impl Job {
             started_at: last.and_then(|attempt| attempt.started_at),
             finished_at: last.and_then(|attempt| attempt.finished_at),
             steps: job.steps.iter().enumerate().map(step).collect(),
+            warnings: last.map(|attempt| attempt.notes.warnings.clone()).unwrap_or_default(),
+            reused_from: last.and_then(view::reused_from),
         }
     }
 
@@ -165,6 +171,8 @@ impl Job {
             started_at: row.started_at,
             finished_at: row.finished_at,
             steps: steps.into_iter().map(step).collect(),
+            warnings: row.warnings,
+            reused_from: row.reused_from,
         }
     }
 

@@ -62,6 +62,7 @@ impl Shown<'_> {
             Shower::Tree(_) => {
                 summary::tree(self.out, picture)?;
                 summary::failures(self.out, watched, picture).await?;
+                summary::warnings(self.out, picture)?;
                 summary::verdict(self.out, picture)?;
             }
             Shower::Lines(_) => {

@@ -13,6 +13,8 @@ use crate::output::{Output, Style, terminal_size, visible};
 /// Lines shown of a failed job's log, and jobs for which they are shown.
 const LINES: usize = 15;
 const JOBS: usize = 10;
+/// Warnings shown of a run.
+const WARNINGS: usize = 10;
 /// Enough for [`LINES`] lines that a terminal can show.
 const TAIL_BYTES: usize = 16 << 10;
 
@@ -64,10 +66,40 @@ pub async fn failures(out: &Output, watched: &Watched, picture: &Picture) -> Res
         }
         let whole = format!("kiln logs '{}/{}'", picture.reference, job.name);
         text.push_str(&format!("  {}\n", out.paint(Style::Dim, &format!("whole log: {whole}"))));
+        if job.attempt > 0 {
+            let enter = format!("look inside: kiln shell '{}/{}'", picture.reference, job.name);
+            text.push_str(&format!("  {}\n", out.paint(Style::Dim, &enter)));
+        }
         out.lines(&text)?;
     }
     if failed.len() > JOBS {
         out.lines(&format!("\nand {} more failed jobs\n", failed.len() - JOBS))?;
+    }
+    Ok(())
+}
+
+/// What a person should know of jobs that did not fail of it, each sentence once.
+pub fn warnings(out: &Output, picture: &Picture) -> Result<()> {
+    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+    for job in &picture.jobs {
+        for warning in &job.warnings {
+            match all.iter_mut().find(|(known, _)| known == warning) {
+                Some((_, jobs)) => jobs.push(&job.name),
+                None => all.push((warning, vec![&job.name])),
+            }
+        }
+    }
+    for (warning, jobs) in all.iter().take(WARNINGS) {
+        let whose = match jobs.as_slice() {
+            [first, _, rest @ ..] => format!("{first} and {} more", rest.len() + 1),
+            jobs => jobs.join(""),
+        };
+        let head = out.paint(Style::Yellow, "warning:");
+        out.lines(&format!("{head} {}: {}\n", visible(&whose), visible(warning)))?;
+    }
+    if all.len() > WARNINGS {
+        let whole = format!("kiln show '{}' --json", picture.reference);
+        out.lines(&format!("and {} more warnings: {whole}\n", all.len() - WARNINGS))?;
     }
     Ok(())
 }
@@ -84,6 +116,12 @@ pub fn verdict(out: &Output, picture: &Picture) -> Result<()> {
         if count(*state) > 0 {
             parts.push(format!("{} {state}", count(*state)));
         }
+    }
+    let reused = picture.jobs.iter().filter_map(|job| job.reused_from.as_ref());
+    let (n_reused, saved_ms) = reused.fold((0, 0), |(n, ms), from| (n + 1, ms + from.took_ms));
+    if n_reused > 0 {
+        let saved = duration::show(std::time::Duration::from_millis(saved_ms));
+        parts.push(format!("{n_reused} reused, which saved {saved}"));
     }
     let state = out.paint(run_style(picture.state), picture.state.as_str());
     let reason = match (&picture.reason, picture.jobs.is_empty()) {

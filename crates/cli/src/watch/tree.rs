@@ -218,7 +218,15 @@ fn detail(job: &picture::Job) -> String {
                 });
             }
         }
-        JobState::Success => {}
+        JobState::Success => {
+            // A success has one when it did not run.
+            parts.extend(job.reason.clone());
+            match job.warnings.len() {
+                0 => {}
+                1 => parts.push("1 warning".to_owned()),
+                n => parts.push(format!("{n} warnings")),
+            }
+        }
         _ => parts.extend(job.reason.clone()),
     }
     parts.join(" · ")
@@ -334,6 +342,8 @@ mod tests {
             started_at: None,
             finished_at: None,
             steps: Vec::new(),
+            reused_from: None,
+            warnings: Vec::new(),
         };
         Picture {
             reference: "#1".into(),

@@ -1,4 +1,4 @@
-use kiln_model::plan::PlanError;
+use kiln_model::plan::{PlanError, View};
 
 use super::*;
 
@@ -194,6 +194,50 @@ fn layers_come_in_the_order_of_needs_each_once_and_lowest_first() {
     let outputs = story.run.needs_outputs(JobIndex(4));
     let outputs: Vec<_> = outputs.iter().map(|(job, _, v)| format!("{job}={v}")).collect();
     assert_eq!(outputs, ["b=1", "c=2"]);
+}
+
+#[test]
+fn a_job_sees_only_what_it_asks_for_and_passes_only_that_on() {
+    let seeing = |name, needs, workspace| Job { workspace, ..job(name, needs) };
+    let mut story = story(vec![
+        job("a", &[]),
+        job("b", &[0]),
+        seeing("none", &[1], View::Nothing),
+        seeing("fresh", &[1], View::Fresh),
+        seeing("of-a", &[1, 0], View::From { jobs: vec![JobIndex(0)] }),
+        job("all", &[2, 3, 4]),
+    ]);
+    story.succeed(&[0, 1, 2, 3, 4]);
+    let seen = |at| {
+        let layers = story.run.layers_below(JobIndex(at));
+        layers.iter().map(|layer| format!("{layer:?}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!((seen(2), seen(3)), (String::new(), String::new()));
+    assert_eq!(seen(4), "Attempt(\"7-0-1\")");
+    let all = ["7-2-1", "7-3-1", "7-0-1", "7-4-1"].map(|id| format!("Attempt({id:?})"));
+    assert_eq!(seen(5), all.join(" "));
+    // What it needs gives its outputs, whatever it sees of the files.
+    assert_eq!(story.run.needs_outputs(JobIndex(2)).len(), 1);
+}
+
+#[test]
+fn a_layer_knows_through_which_needs_it_came() {
+    let mut story = story(vec![
+        job("base", &[]),
+        job("a", &[0]),
+        job("b", &[0]),
+        job("both", &[1, 2]),
+        job("c", &[0]),
+        job("end", &[3, 4]),
+    ]);
+    story.succeed(&[0, 1, 2, 3, 4]);
+    let through = |at| {
+        let below = story.run.below(JobIndex(at));
+        below.iter().map(|below| (below.of.0, below.through[0])).collect::<Vec<_>>()
+    };
+    assert_eq!(through(3), [(0, 0b11), (1, 0b01), (2, 0b10)]);
+    // `a` and `b` have met in `both` already.
+    assert_eq!(through(5), [(0, 0b11), (1, 0b01), (2, 0b01), (3, 0b01), (4, 0b10)]);
 }
 
 #[test]

@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kiln_model::layer::LayerId;
+use kiln_model::layer::{Digest, LayerId};
 use kiln_model::limit::{DISCONNECT_GRACE, RENEW_EVERY};
-use kiln_model::{EventKind, Exit, LeaseId, Outcome};
+use kiln_model::{
+    AttemptId, Earlier, EventKind, Exit, JobKey, JobName, LeaseId, Notes, Outcome, RunId, RunNumber,
+};
 
 use crate::network::Message;
 use crate::rng::Rng;
@@ -40,7 +42,9 @@ pub struct Agent {
 
 pub struct Work {
     pub lease: LeaseId,
-    n_steps: usize,
+    n_steps: u32,
+    /// Steps whose files, as they found them, it has kept.
+    kept: Vec<u32>,
     /// When it sent the renewal that was answered last.
     pub renewal_sent_at: u64,
     /// What it says until it is heard.
@@ -51,7 +55,43 @@ pub struct Work {
     stopping: bool,
 }
 
+/// How an agent begins with an attempt. Told from its lease, so that a repeated assignment is the same.
+enum Opening {
+    Start,
+    /// Its result has a key, and nobody has one for it.
+    Key,
+    /// It waits for another with the same key, and takes its result.
+    Reuse,
+}
+
+impl Opening {
+    fn of(lease: LeaseId, first_step: u32) -> Self {
+        let AttemptId { run, job, attempt } = lease.attempt;
+        let n = u32::try_from(run.0).unwrap_or(0) + 3 * job.0 + 5 * attempt + 7 * lease.epoch.0;
+        match n % 6 {
+            // What begins in the middle has no key.
+            _ if first_step > 0 => Self::Start,
+            0 => Self::Reuse,
+            1 => Self::Key,
+            _ => Self::Start,
+        }
+    }
+}
+
+fn opening(lease: LeaseId, first_step: u32) -> EventKind {
+    let digest = Digest::from_bytes([7; 32]);
+    let key = JobKey { digest: digest.clone(), parts: digest };
+    match Opening::of(lease, first_step) {
+        Opening::Start => EventKind::Started { lease },
+        Opening::Key => EventKind::Keyed { lease, key, unfit: vec!["it is gone".to_owned()] },
+        Opening::Reuse => EventKind::Keyed { lease, key, unfit: Vec::new() },
+    }
+}
+
 enum Next {
+    /// Says that it waits, then takes the result.
+    Await,
+    Reuse,
     StartStep(u32),
     /// A process runs until then.
     Step {
@@ -147,16 +187,20 @@ impl Agent {
 
     pub fn hear(&mut self, message: &Message) {
         match message {
-            Message::Assigned { boot, lease, n_steps, sent_at, .. } => {
+            Message::Assigned { boot, lease, steps, sent_at, .. } => {
                 if self.work.is_none() && *boot == self.boot && self.had.insert(*lease) {
                     self.work = Some(Work {
                         lease: *lease,
-                        n_steps: *n_steps,
+                        n_steps: steps.end,
+                        kept: Vec::new(),
                         // The grant counts from when it was asked for, as a renewal does.
                         renewal_sent_at: *sent_at,
                         begun: false,
-                        saying: Some((EventKind::Started { lease: *lease }, None)),
-                        next: Next::StartStep(0),
+                        saying: Some((opening(*lease, steps.start), None)),
+                        next: match Opening::of(*lease, steps.start) {
+                            Opening::Reuse => Next::Await,
+                            Opening::Key | Opening::Start => Next::StartStep(steps.start),
+                        },
                         stopping: false,
                     });
                 }
@@ -166,7 +210,7 @@ impl Agent {
                 if work.saying.as_ref().is_some_and(|(said, _)| said == kind) {
                     work.saying = None;
                     work.begun |= matches!(kind, EventKind::Started { .. });
-                    if matches!(kind, EventKind::Finished { .. }) {
+                    if matches!(kind, EventKind::Finished { .. } | EventKind::Reused { .. }) {
                         self.work = None;
                     }
                 }
@@ -213,6 +257,28 @@ impl Work {
             return;
         }
         match &mut self.next {
+            Next::Await => {
+                let from = earlier(lease);
+                self.saying = Some((EventKind::Awaited { lease, from }, None));
+                self.next = Next::Reuse;
+            }
+            Next::Reuse => {
+                let kind = EventKind::Reused {
+                    lease,
+                    from: earlier(lease),
+                    outputs: outputs(lease),
+                    layer: Some(LayerId::Attempt("99-0-1".to_owned())),
+                    artifacts: Vec::new(),
+                    log_bytes: 100,
+                    steps: Vec::new(),
+                    notes: Notes::default(),
+                };
+                self.saying = Some((kind, None));
+                self.next = Next::Over;
+            }
+            Next::StartStep(_) if before_start => {
+                self.saying = Some((EventKind::Started { lease }, None));
+            }
             Next::StartStep(step) => {
                 let (step, log_from) = (*step, u64::from(*step) * 10);
                 did.push(StepStarts { lease, step });
@@ -227,10 +293,13 @@ impl Work {
                         Next::Finish(Outcome::StepFailed { step, exit: exit.clone() })
                     }
                     _ if rng.chance(15) => Next::Finish(Outcome::TimedOut { after_ms: 1 }),
-                    _ if usize::try_from(step + 1) == Ok(self.n_steps) => {
-                        Next::Finish(Outcome::Success)
+                    _ if step + 1 == self.n_steps => Next::Finish(Outcome::Success),
+                    _ => {
+                        if rng.chance(800) {
+                            self.kept.push(step + 1);
+                        }
+                        Next::StartStep(step + 1)
                     }
-                    _ => Next::StartStep(step + 1),
                 };
                 self.saying = Some((EventKind::StepFinished { lease, step, exit, log_to }, None));
             }
@@ -244,18 +313,28 @@ impl Work {
     }
 
     fn say_finished(&mut self, outcome: Outcome) {
-        let value = if self.lease.attempt.job.0.is_multiple_of(2) { "1" } else { "0" };
         let kind = EventKind::Finished {
             lease: self.lease,
             outcome,
-            outputs: BTreeMap::from([("v".to_owned(), value.to_owned())]),
+            outputs: outputs(self.lease),
             layer: Some(LayerId::Attempt(self.lease.attempt.to_string())),
             artifacts: Vec::new(),
             log_bytes: 100,
-            notes: Default::default(),
+            notes: Notes { boundaries: self.kept.clone(), ..Notes::default() },
         };
         self.saying = Some((kind, None));
     }
+}
+
+fn outputs(lease: LeaseId) -> BTreeMap<String, String> {
+    let value = if lease.attempt.job.0.is_multiple_of(2) { "1" } else { "0" };
+    BTreeMap::from([("v".to_owned(), value.to_owned())])
+}
+
+fn earlier(lease: LeaseId) -> Earlier {
+    let attempt = AttemptId { run: RunId(99), ..lease.attempt };
+    let job = JobName::new("earlier").expect("a lawful name");
+    Earlier { attempt, number: RunNumber(99), job, took_ms: 5 }
 }
 
 fn exit(rng: &mut Rng) -> Exit {

@@ -22,6 +22,7 @@ pub struct Checks {
     pub told: BTreeMap<usize, Told>,
     pub n_retries: u64,
     pub n_skips: u64,
+    pub n_reused: u64,
 }
 
 macro_rules! must {
@@ -57,6 +58,7 @@ impl Checks {
             self.lease(kind, lease, before, kept)?;
         }
         self.attempts(before, after, kept)?;
+        self.beginnings(at, kind, after)?;
         if matches!(kind, EventKind::Leased { .. }) {
             must!(before.stops().is_empty(), "leased after a cancel");
         }
@@ -70,6 +72,22 @@ impl Checks {
             after.state.is_over() == after.finished_at.is_some(),
             "over and its time do not agree"
         );
+        Ok(())
+    }
+
+    /// An attempt begins where the last rerun of its job said, whether it is a retry or not.
+    fn beginnings(&self, at: usize, kind: &EventKind, after: &Run) -> Result<(), String> {
+        let Some(id) = kind.lease().map(|lease| lease.attempt) else { return Ok(()) };
+        let begins = self.told.get(&at).and_then(|told| told.begins(id.job));
+        let attempt = after.jobs[id.job.at()].attempts.iter().find(|attempt| attempt.id == id);
+        if let EventKind::Leased { .. } = kind {
+            let from = attempt.and_then(|attempt| attempt.from.as_ref());
+            must!(from == begins, "{id} begins from {from:?} and not from {begins:?}");
+        }
+        if let EventKind::StepStarted { step, .. } = kind {
+            let first = begins.map_or(0, |from| from.step);
+            must!(*step >= first, "{id} runs step {step}, which it took over");
+        }
         Ok(())
     }
 
@@ -120,6 +138,13 @@ impl Checks {
                     must!(self.ended.insert(id), "{id} ends twice");
                 }
                 Ok(())
+            }
+            EventKind::Reused { .. } => {
+                self.live.remove(&id);
+                self.n_reused += 1;
+                must!(!self.started.contains(&id), "{id} has started and takes another's result");
+                must!(self.ended.insert(id), "{id} ends twice");
+                self.may_run(id.job, before, kept)
             }
             EventKind::Lapsed { .. } => {
                 self.live.remove(&id);

@@ -1,6 +1,7 @@
 //! What is said between agents and server, and the network that loses, doubles and delays it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use kiln_model::{EventKind, LeaseId};
 
@@ -17,7 +18,7 @@ pub enum Message {
     /// To the server: an agent found this among its papers after it had died.
     GiveUp { lease: LeaseId },
     /// To an agent.
-    Assigned { agent: usize, boot: u64, lease: LeaseId, n_steps: usize, sent_at: u64 },
+    Assigned { agent: usize, boot: u64, lease: LeaseId, steps: Range<u32>, sent_at: u64 },
     /// To an agent: the fact is durable.
     Noted { agent: usize, kind: EventKind },
     /// To an agent: stop, discard.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_engine::run::Run;
 use kiln_model::plan::RetryOn;
-use kiln_model::{AttemptId, EventKind, Exit, JobIndex, JobState, Outcome, RunState};
+use kiln_model::{AttemptId, EventKind, Exit, FromStep, JobIndex, JobState, Outcome, RunState};
 
 use crate::server::Kept;
 
@@ -21,6 +21,12 @@ pub struct Told {
     fates: BTreeMap<JobIndex, Fate>,
     /// The first attempt of each job that counts: later than all from before its last rerun.
     since: BTreeMap<JobIndex, u32>,
+    /// Which steps of which attempt can be begun from.
+    kept: BTreeMap<AttemptId, Vec<u32>>,
+    /// The last attempt of each job that saw what its needs do not give any more.
+    outdated: BTreeMap<JobIndex, u32>,
+    /// Where attempts of a job begin since its last rerun.
+    begins: BTreeMap<JobIndex, FromStep>,
 }
 
 #[derive(Clone, Copy)]
@@ -37,7 +43,11 @@ impl Told {
             EventKind::Started { lease } => {
                 self.started.insert(lease.attempt);
             }
-            EventKind::Finished { lease, outcome, .. } => self.end(lease.attempt, outcome.clone()),
+            EventKind::Finished { lease, outcome, notes, .. } => {
+                self.end(lease.attempt, outcome.clone());
+                self.kept.insert(lease.attempt, notes.boundaries.clone());
+            }
+            EventKind::Reused { lease, .. } => self.end(lease.attempt, Outcome::Success),
             EventKind::Lapsed { lease, message } => {
                 self.end(lease.attempt, Outcome::Lost { message: message.clone() });
             }
@@ -53,16 +63,41 @@ impl Told {
                     self.fates.insert(at, fate);
                 }
             }
-            EventKind::RerunAsked { jobs, .. } => {
+            EventKind::RerunAsked { jobs, from, .. } => {
                 // What is fixed stays so, but for what runs again.
-                for at in closure(jobs, kept) {
+                let again = closure(jobs, kept);
+                for &at in &again {
                     self.fates.remove(&at);
-                    let n = before.jobs[at.at()].attempts.len();
-                    self.since.insert(at, u32::try_from(n).expect("few") + 1);
+                    let n = u32::try_from(before.jobs[at.at()].attempts.len()).expect("few");
+                    self.since.insert(at, n + 1);
+                    self.begins.remove(&at);
+                    if kept.plan.job(at).needs.iter().any(|need| again.contains(need)) {
+                        self.outdated.insert(at, n);
+                    }
                 }
+                let from = from.as_ref().filter(|from| from.step > 0);
+                self.begins.extend(from.map(|from| (from.job, from.clone())));
             }
             _ => {}
         }
+    }
+
+    /// Whether there are files to begin from.
+    pub fn keeps(&self, from: &FromStep) -> bool {
+        self.kept_of(from.job).any(|kept| kept == (from.attempt, from.step))
+    }
+
+    /// Attempts of a job that are of use, with the steps that they keep.
+    pub fn kept_of(&self, job: JobIndex) -> impl Iterator<Item = (u32, u32)> {
+        let outdated = self.outdated.get(&job).copied().unwrap_or(0);
+        let ours = self.kept.iter().filter(move |(id, _)| id.job == job && id.attempt > outdated);
+        let over = ours.filter(|(id, _)| self.outcomes.contains_key(id));
+        over.flat_map(|(id, steps)| steps.iter().map(|step| (id.attempt, *step)))
+    }
+
+    /// Where an attempt must begin, if not at its first step.
+    pub fn begins(&self, job: JobIndex) -> Option<&FromStep> {
+        self.begins.get(&job)
     }
 
     fn end(&mut self, attempt: AttemptId, outcome: Outcome) {

@@ -1,6 +1,7 @@
 //! The server: a journal that survives, a memory that does not, and rules for silence (P4, P5).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use kiln_engine::queue::{Offer, Queue};
@@ -274,7 +275,7 @@ impl Server {
         when: (u64, Timestamp),
         crash: bool,
         checks: &mut Checks,
-    ) -> Result<Option<(LeaseId, usize)>, String> {
+    ) -> Result<Option<(LeaseId, Range<u32>)>, String> {
         let Some((offer, lock)) = self.queue.take(labels) else { return Ok(None) };
         let at = self.run_of(offer.attempt.run);
         let job = offer.attempt.job;
@@ -286,7 +287,7 @@ impl Server {
         let Some(last) = self.runs[at].jobs[job.at()].attempts.last() else {
             return Err(format!("{} was offered and does not exist", offer.attempt));
         };
-        let lease = last.next_lease();
+        let (lease, first_step) = (last.next_lease(), last.first_step());
         let kind = EventKind::Leased {
             lease,
             agent: AgentId(i64::try_from(agent).expect("few")),
@@ -297,7 +298,10 @@ impl Server {
         match self.apply(at, kind, when, crash, checks)? {
             Err(refused) => Err(format!("an offer cannot be leased: {refused}")),
             Ok(()) if crash => Ok(None),
-            Ok(()) => Ok(Some((lease, self.kept[at].plan.job(job).steps.len()))),
+            Ok(()) => {
+                let n_steps = u32::try_from(self.kept[at].plan.job(job).steps.len());
+                Ok(Some((lease, first_step..n_steps.expect("few"))))
+            }
         }
     }
 

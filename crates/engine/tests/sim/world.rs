@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_model::{EventKind, JobIndex, LeaseId, ProjectId, RunId, RunState};
+use kiln_model::{EventKind, FromStep, JobIndex, LeaseId, ProjectId, RunId, RunState};
 use kiln_stdx::Timestamp;
 
 use kiln_engine::run::Refused;
@@ -34,8 +34,11 @@ pub const FAULTS: &[&str] = &[
     "cancels",
     "reruns",
     "reruns refused",
+    "reruns from a step",
+    "reruns from a step refused",
     "retries",
     "skips",
+    "results reused",
     "runs judged",
     "runs waiting for approval",
 ];
@@ -110,6 +113,7 @@ impl World {
         met.insert("messages late", self.network.n_late);
         met.insert("retries", self.checks.n_retries);
         met.insert("skips", self.checks.n_skips);
+        met.insert("results reused", self.checks.n_reused);
         met
     }
 
@@ -230,8 +234,8 @@ impl World {
                 let labels = self.agents[agent].labels.clone();
                 let when = self.when();
                 let taken = self.server.take(agent, &labels, when, crash, &mut self.checks)?;
-                if let Some((lease, n_steps)) = taken {
-                    self.send(Message::Assigned { agent, boot, lease, n_steps, sent_at });
+                if let Some((lease, steps)) = taken {
+                    self.send(Message::Assigned { agent, boot, lease, steps, sent_at });
                 }
             }
             Message::Fact { agent, kind } => {
@@ -283,18 +287,55 @@ impl World {
     fn rerun(&mut self, at: usize) -> Result<(), String> {
         let n_jobs = self.server.kept[at].plan.jobs.len();
         let n_named = 1 + self.rng.index(2);
-        let named: Vec<JobIndex> = (0..n_named)
+        let mut named: Vec<JobIndex> = (0..n_named)
             .map(|_| JobIndex(u32::try_from(self.rng.index(n_jobs)).expect("few")))
             .collect();
-        let lawful = self.may_rerun(at, &named);
-        self.note(|| format!("somebody reruns {named:?} of run {}", at + 1));
-        let asked =
-            self.event(at, EventKind::RerunAsked { jobs: named.clone(), by: "ada".to_owned() })?;
+        let told = self.checks.told.entry(at).or_default();
+        let jobs = self.server.kept[at].plan.indices();
+        let keeps: Vec<JobIndex> = jobs.filter(|job| told.kept_of(*job).next().is_some()).collect();
+        if !keeps.is_empty() && self.rng.chance(500) {
+            named = vec![keeps[self.rng.index(keeps.len())]];
+        }
+        let from = self.rng.chance(600).then(|| self.somewhere_in(at, named[0]));
+        let begins = from.as_ref().is_none_or(|from| self.may_begin(at, from, &named));
+        let lawful = begins && self.may_rerun(at, &named);
+        self.note(|| format!("somebody reruns {named:?} of run {} from {from:?}", at + 1));
+        let kind =
+            EventKind::RerunAsked { jobs: named.clone(), by: "ada".to_owned(), from: from.clone() };
+        let asked = self.event(at, kind)?;
         if asked.is_ok() != lawful {
-            return Err(format!("a rerun of {named:?} is lawful ({lawful}): {asked:?}"));
+            return Err(format!(
+                "a rerun of {named:?} from {from:?} is lawful ({lawful}): {asked:?}"
+            ));
         }
         self.count(if lawful { "reruns" } else { "reruns refused" });
+        if from.is_some_and(|from| from.step > 0) {
+            self.count(if lawful { "reruns from a step" } else { "reruns from a step refused" });
+        }
         Ok(())
+    }
+
+    /// Often a step whose files are kept.
+    fn somewhere_in(&mut self, at: usize, job: JobIndex) -> FromStep {
+        let told = self.checks.told.entry(at).or_default();
+        let kept: Vec<(u32, u32)> = told.kept_of(job).collect();
+        if !kept.is_empty() && self.rng.chance(800) {
+            let (attempt, step) = kept[self.rng.index(kept.len())];
+            return FromStep { job, step, attempt };
+        }
+        let small = |n: u64| u32::try_from(n).expect("small");
+        let step = small(self.rng.below(4));
+        FromStep { job, step, attempt: small(self.rng.below(4)) }
+    }
+
+    fn may_begin(&self, at: usize, from: &FromStep, named: &[JobIndex]) -> bool {
+        let kept = &self.server.kept[at];
+        let planned = kept.plan.job(from.job);
+        let again = closure(named, kept);
+        let same_layers = !planned.needs.iter().any(|need| again.contains(need));
+        let told = self.checks.told.get(&at);
+        let keeps = told.is_some_and(|told| told.keeps(from));
+        (from.step as usize) < planned.steps.len() && (from.step == 0 || (same_layers && keeps))
     }
 
     fn may_rerun(&self, at: usize, named: &[JobIndex]) -> bool {

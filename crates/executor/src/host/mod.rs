@@ -24,6 +24,7 @@ mod session;
 mod attach;
 mod wire;
 mod init;
+mod container;
 mod probe;
 mod sys;
 

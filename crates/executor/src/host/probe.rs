@@ -6,7 +6,7 @@ use std::path::Path;
 use kiln_stdx::overlay::{self, Mount};
 use serde::{Deserialize, Serialize};
 
-use super::init::enter_namespace;
+use super::init::{Users, enter_namespace};
 use super::sys::{self, Forked};
 
 /// How overlays can be mounted on this machine.
@@ -41,7 +41,7 @@ fn in_child(folder: &Path, kind: OverlayKind) -> bool {
 /// Mounts, reads through, writes, deletes: what jobs do. Then takes all of it away.
 fn try_out(folder: &Path, kind: OverlayKind) -> io::Result<()> {
     let place = folder.join(format!(".probe-{}", std::process::id()));
-    let done = enter_namespace(kind == OverlayKind::User)
+    let done = enter_namespace(if kind == OverlayKind::User { Users::Same } else { Users::All })
         .map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))
         .and_then(|()| use_overlay(&place, kind));
     let _ = std::fs::remove_dir_all(&place);

@@ -4,7 +4,9 @@
 //! steps. Asking never waits: what the socket does not take at once is kept and written by the task.
 //! So every method may be dropped half-way; the next one first cancels what was left running.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::ArtifactRule;
 use kiln_model::{AttemptId, Exit};
+use kiln_stdx::overlay::Mount;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::process::Signal;
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -21,11 +27,11 @@ use zeroize::Zeroizing;
 use super::attach;
 use super::probe::OverlayKind;
 use super::spawner::Spawner;
-use super::wire::{Ask, Inbox, Opening, Refusal, Tell, encode};
+use super::wire::{Ask, DESCRIPTORS_MAX, Inbox, Opening, Refusal, StreamKind, Tell, encode};
 use crate::contract::words;
 use crate::{
     Attached, Executor, LogPosition, OpenError, Session, SessionSpec, StepCommand, StepDone,
-    StepError,
+    StepError, Streams,
 };
 
 /// Runs steps on this machine. Cheap to clone.
@@ -146,7 +152,12 @@ impl Executor for HostExecutor {
         // Never back: what was said after the state may have been heard by now.
         advance(&talk.position, state.n_log_bytes);
         let session = HostSession::over(talk, state.running.is_some());
-        Ok(Some(Attached { session, steps_done: state.done, running: state.running }))
+        Ok(Some(Attached {
+            session,
+            steps_done: state.done,
+            running: state.running,
+            mount: state.mount,
+        }))
     }
 
     fn reap(&self, attempt: AttemptId, attempt_dir: &Path) {
@@ -163,6 +174,8 @@ pub struct HostSession {
     talk: Talk,
     /// A step was asked for whose result has not been taken.
     pending: bool,
+    /// A visit was asked for whose result has not been taken.
+    visited: bool,
     closed: Option<Result<(), StepError>>,
     /// Waits for another job.
     resting: bool,
@@ -170,7 +183,7 @@ pub struct HostSession {
 
 impl HostSession {
     fn over(talk: Talk, pending: bool) -> Self {
-        Self { talk, pending, closed: None, resting: false }
+        Self { talk, pending, visited: false, closed: None, resting: false }
     }
 
     async fn hear_closed(&mut self) -> Result<(), StepError> {
@@ -224,7 +237,24 @@ impl HostSession {
             self.pending = false;
             heard.ok_or(StepError::Gone)?.map(drop)?;
         }
+        if self.visited {
+            self.talk.link.ask(&Ask::Signal { number: Signal::KILL.as_raw() });
+            self.hear_visit().await?.map(drop)?;
+        }
         Ok(())
+    }
+
+    async fn hear_visit(&mut self) -> Result<Result<Exit, StepError>, StepError> {
+        loop {
+            match self.talk.hear().await {
+                Some(Tell::VisitOver(over)) => {
+                    self.visited = false;
+                    return Ok(over);
+                }
+                Some(_) => {}
+                None => return Err(StepError::Gone),
+            }
+        }
     }
 }
 
@@ -253,6 +283,37 @@ impl Session for HostSession {
         self.result(cancel).await.map(Some)
     }
 
+    async fn visit(
+        &mut self,
+        command: StepCommand,
+        streams: Streams,
+        signals: &mut mpsc::UnboundedReceiver<i32>,
+    ) -> Result<Exit, StepError> {
+        self.settle().await?;
+        let link = self.talk.link.clone();
+        let (on, lent) = match &streams {
+            Streams::Terminal(end) => (StreamKind::Terminal, std::slice::from_ref(end)),
+            Streams::Plain(all) => (StreamKind::Plain, all.as_slice()),
+        };
+        let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
+        self.visited = true;
+        link.send_with(&encode(&Ask::Visit { command, on }), &lent)
+            .await
+            .map_err(|_| StepError::Gone)?;
+        // The command has its own by now: who reads from the other side shall hear of its end.
+        drop(streams);
+        let passed_on = async move {
+            while let Some(number) = signals.recv().await {
+                link.ask(&Ask::Signal { number });
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            over = self.hear_visit() => over?,
+            () = passed_on => unreachable!("it waits for ever"),
+        }
+    }
+
     fn log(&self) -> watch::Receiver<LogPosition> {
         self.talk.position.subscribe()
     }
@@ -267,6 +328,18 @@ impl Session for HostSession {
         loop {
             match self.talk.hear().await {
                 Some(Tell::Collected(collected)) => return collected,
+                Some(_) => {}
+                None => return Err(StepError::Gone),
+            }
+        }
+    }
+
+    async fn remount(&mut self, mount: Option<Mount>) -> Result<bool, StepError> {
+        self.settle().await?;
+        self.talk.link.ask(&Ask::Remount(mount.map(Box::new)));
+        loop {
+            match self.talk.hear().await {
+                Some(Tell::Remounted(remounted)) => return remounted,
                 Some(_) => {}
                 None => return Err(StepError::Gone),
             }
@@ -394,6 +467,32 @@ impl Link {
         }
     }
 
+    /// Sends a frame with descriptors attached to its first byte, after all that was asked before.
+    async fn send_with(&self, frame: &[u8], lent: &[BorrowedFd<'_>]) -> io::Result<()> {
+        loop {
+            self.stream.writable().await?;
+            let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+            if !unsent.is_empty() {
+                if let Ok(n) = self.stream.try_write(&unsent) {
+                    unsent.drain(..n);
+                }
+                continue;
+            }
+            let sent =
+                self.stream.try_io(Interest::WRITABLE, || send_attached(&self.stream, frame, lent));
+            match sent {
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {}
+                Err(cause) => return Err(cause),
+                Ok(n_sent) if n_sent < frame.len() => {
+                    unsent.extend_from_slice(&frame[n_sent..]);
+                    self.more.notify_one();
+                    return Ok(());
+                }
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+
     /// Sends what was kept, as room comes. Returns when init is gone.
     async fn send_unsent(&self) -> io::Result<()> {
         loop {
@@ -413,6 +512,16 @@ impl Link {
             }
         }
     }
+}
+
+fn send_attached(to: &UnixStream, frame: &[u8], lent: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut attached = SendAncillaryBuffer::new(&mut space);
+    if !attached.push(SendAncillaryMessage::ScmRights(lent)) {
+        return Err(io::Error::other("no room for the descriptors"));
+    }
+    let sent = rustix::net::sendmsg(to, &[IoSlice::new(frame)], &mut attached, SendFlags::NOSIGNAL);
+    Ok(sent?)
 }
 
 /// Hears init until it is gone; then the channel of answers ends.

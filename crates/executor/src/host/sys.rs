@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
+use super::container::{Identity, Powers};
+
 pub(super) enum Forked {
     Parent(Pid),
     Child,
@@ -156,8 +158,64 @@ pub(super) struct Launch<'a> {
     /// Ends with a null pointer.
     pub envp: &'a [*const libc::c_char],
     pub directory: RawFd,
+    pub streams: StepStreams,
+    /// Where it runs and as whom, when that is not here and as ourselves.
+    pub entry: Option<Entry<'a>>,
+}
+
+/// What a step's child does to get into a container.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a> {
+    /// The process whose namespaces it enters.
+    pub stage: RawFd,
+    pub identity: &'a Identity,
+    pub powers: &'a Powers,
+}
+
+impl Entry<'_> {
+    /// Between vfork and exec: system calls only.
+    ///
+    /// # Safety
+    ///
+    /// The caller is a child that will become another program.
+    unsafe fn enter(&self) -> bool {
+        const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWCGROUP;
+        // SAFETY: as the caller says.
+        unsafe { libc::setns(self.stage, NAMESPACES) == 0 }
+    }
+
+    /// As [`Entry::enter`]; after it nothing of the caller's powers is left.
+    unsafe fn become_user(&self) -> bool {
+        let Identity { uid, gid, groups, .. } = self.identity;
+        // The system's calls, not the C library's: those tell all threads, and the memory is the parent's.
+        // SAFETY: the list of groups lives as long as the identity.
+        unsafe {
+            if let Some(groups) = groups
+                && libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) != 0
+            {
+                return false;
+            }
+            // Before the user changes: afterwards nothing may be taken away any more.
+            let kept = *uid == 0 || libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0;
+            kept && libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) == 0
+                && libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) == 0
+                && self.powers.take(*uid)
+        }
+    }
+}
+
+/// What becomes descriptors 0 to 2.
+#[derive(Clone, Copy)]
+pub(super) struct StepStreams {
     pub stdin: RawFd,
-    pub output: RawFd,
+    pub stdout: RawFd,
+    pub stderr: RawFd,
+    /// `stdin` is a terminal that shall control the program, in a session of its own.
+    pub terminal: bool,
 }
 
 pub(super) struct Candidate {
@@ -213,12 +271,18 @@ extern "C" fn launched(shared: *mut libc::c_void) -> libc::c_int {
     unsafe {
         let shared = &mut *shared.cast::<Shared<'_>>();
         let launch = shared.launch;
-        let prepared = libc::setpgid(0, 0) == 0
+        let StepStreams { stdin, stdout, stderr, terminal } = launch.streams;
+        let apart = if terminal { libc::setsid() != -1 } else { libc::setpgid(0, 0) == 0 };
+        // Before it is anywhere: the folder is inside.
+        let inside = launch.entry.is_none_or(|entry| entry.enter());
+        let prepared = apart
+            && inside
             && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
             && libc::fchdir(launch.directory) == 0
-            && libc::dup2(launch.stdin, 0) == 0
-            && libc::dup2(launch.output, 1) == 1
-            && libc::dup2(launch.output, 2) == 2;
+            && libc::dup2(stdin, 0) == 0
+            && libc::dup2(stdout, 1) == 1
+            && libc::dup2(stderr, 2) == 2
+            && (!terminal || libc::ioctl(0, libc::TIOCSCTTY, 0) == 0);
         if !prepared {
             shared.failure =
                 Some(NotLaunched { errno: *libc::__errno_location(), candidate: None });
@@ -227,6 +291,11 @@ extern "C" fn launched(shared: *mut libc::c_void) -> libc::c_int {
         close_from(3);
         libc::umask(0o022);
         unblock_signals();
+        if launch.entry.is_some_and(|entry| !entry.become_user()) {
+            shared.failure =
+                Some(NotLaunched { errno: *libc::__errno_location(), candidate: None });
+            return 127;
+        }
         let (mut errno, mut culprit) = (libc::ENOENT, 0);
         for (at, candidate) in launch.candidates.iter().enumerate() {
             libc::execve(candidate.path, launch.argv.as_ptr(), launch.envp.as_ptr());

@@ -4,18 +4,19 @@
 //! environment of kiln's own processes, or on disk.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kiln_model::AttemptId;
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::ArtifactRule;
+use kiln_model::{AttemptId, Exit};
 use kiln_stdx::overlay::Mount;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::probe::OverlayKind;
-use crate::{SessionSpec, StepCommand, StepDone, StepError};
+use crate::{Container, SessionSpec, StepCommand, StepDone, StepError};
 
 /// Larger ones are a bug or an attack: an environment may have megabytes, not more.
 pub(super) const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -34,6 +35,16 @@ pub(super) enum Ask {
     Attach,
     Step(StepCommand),
     Cancel,
+    /// A command for a person. Its streams come attached to this message's first byte: the end of a
+    /// terminal, or the three standard ones.
+    Visit {
+        command: StepCommand,
+        on: StreamKind,
+    },
+    /// For the visit that runs.
+    Signal {
+        number: i32,
+    },
     /// The last [`Tell::Log`] has been heard.
     Seen,
     Collect {
@@ -41,6 +52,8 @@ pub(super) enum Ask {
         #[serde(with = "kiln_stdx::path")]
         objects: PathBuf,
     },
+    /// Is anything running? If not: this in the workspace's place.
+    Remount(Option<Box<Mount>>),
     Close,
     /// As `Close`, and then wait for another `Open` if nothing stands against it.
     Rest,
@@ -56,9 +69,21 @@ pub(super) enum Tell {
     Log { n_bytes: u64 },
     StepOver(Result<StepDone, StepError>),
     Collected(Result<Vec<Artifact>, StepError>),
+    Remounted(Result<bool, StepError>),
+    VisitOver(Result<Exit, StepError>),
     Closed(Result<(), StepError>),
     Resting,
 }
+
+/// [`crate::Streams`] without the descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum StreamKind {
+    Terminal,
+    Plain,
+}
+
+/// So many descriptors come with a message at most.
+pub(super) const DESCRIPTORS_MAX: usize = 3;
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum Refusal {
@@ -73,6 +98,7 @@ pub(super) struct State {
     pub done: Vec<StepDone>,
     pub running: Option<u32>,
     pub n_log_bytes: u64,
+    pub mount: Option<Mount>,
 }
 
 /// [`SessionSpec`] as it is sent.
@@ -82,8 +108,11 @@ pub(super) struct Opening {
     #[serde(with = "kiln_stdx::path")]
     pub attempt_dir: PathBuf,
     pub mount: Option<Mount>,
+    pub further: Vec<Mount>,
+    pub preface: Vec<String>,
     #[serde(with = "kiln_stdx::path")]
     pub directory: PathBuf,
+    pub container: Option<Container>,
     pub env: BTreeMap<String, String>,
     pub masked: Vec<String>,
     #[serde(with = "kiln_stdx::path")]
@@ -99,7 +128,10 @@ impl From<SessionSpec> for Opening {
             attempt: spec.attempt,
             attempt_dir: spec.attempt_dir,
             mount: spec.mount,
+            further: spec.further,
+            preface: spec.preface,
             directory: spec.directory,
+            container: spec.container,
             env: spec.env,
             masked: spec.masked.iter().map(|secret| secret.expose().clone()).collect(),
             log: spec.log,
@@ -122,6 +154,8 @@ pub(super) fn encode(message: &impl Serialize) -> Vec<u8> {
 #[derive(Default)]
 pub(super) struct Inbox {
     pub bytes: Vec<u8>,
+    /// Those that came attached, for the messages that ask for them.
+    pub descriptors: Vec<OwnedFd>,
 }
 
 /// The other side does not speak this language.
@@ -171,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_monstrous_length_is_refused_before_it_is_allocated() {
-        let mut inbox = Inbox { bytes: vec![0xff; 8] };
+        let mut inbox = Inbox { bytes: vec![0xff; 8], ..Inbox::default() };
         assert!(inbox.next::<Ask>().is_err());
     }
 }

@@ -4,9 +4,12 @@
 //! of [`suite`] know nothing of the executor; another one joins by another line in `main`.
 
 mod bench;
+mod container;
 mod host;
 mod rest;
+mod remount;
 mod suite;
+mod visit;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -32,8 +35,11 @@ fn main() -> ExitCode {
         return runtime.block_on(role.play(executor));
     }
     let mut cases = suite::cases();
+    cases.extend(visit::cases());
     cases.extend(host::cases());
     cases.extend(rest::cases());
+    cases.extend(remount::cases());
+    cases.extend(container::cases());
     if args.iter().any(|arg| arg == "--list") {
         cases.iter().for_each(|case| println!("{}: test", case.name));
         return ExitCode::SUCCESS;

@@ -28,6 +28,9 @@ fn next(bench: &Bench<HostExecutor>, first: &SessionSpec) -> SessionSpec {
         attempt_dir: bench.path("next"),
         log: bench.path("next.log"),
         mount: first.mount.clone(),
+        container: None,
+        further: Vec::new(),
+        preface: Vec::new(),
         directory: first.directory.clone(),
         ..bench.spec()
     }

@@ -12,7 +12,7 @@ fn mirror_of(source: &Repository, place: &Path) -> Mirror {
 }
 
 /// Every entry below a folder: path, kind, executable bit, content or target. Without `.git`.
-fn listing(folder: &Path) -> Vec<(Vec<u8>, char, bool, Vec<u8>)> {
+pub fn listing(folder: &Path) -> Vec<(Vec<u8>, char, bool, Vec<u8>)> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(at) = folders.pop() {
@@ -40,7 +40,7 @@ fn listing(folder: &Path) -> Vec<(Vec<u8>, char, bool, Vec<u8>)> {
 }
 
 /// Checks out by kiln and by `git`, and compares what is there.
-fn same_as_git(source: &Repository, commit: &str) {
+pub fn same_as_git(source: &Repository, commit: &str) {
     let place = tempfile::tempdir().unwrap();
     let (ours, theirs) = (place.path().join("ours"), place.path().join("theirs"));
     std::fs::create_dir(&ours).unwrap();

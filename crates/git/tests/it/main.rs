@@ -6,3 +6,4 @@ mod checkout;
 mod lend;
 mod mirror;
 mod working_tree;
+mod nasty;

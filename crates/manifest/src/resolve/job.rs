@@ -3,8 +3,9 @@
 use kiln_model::JobName;
 use kiln_model::limit::{COMMAND_BYTES_MAX, JOB_STEPS_MAX, JOB_TIMEOUT};
 use kiln_model::pattern::Glob;
-use kiln_model::plan::{ArtifactRule, CacheRule, Command, Job, Lock, Retry, Service, Step, View};
+use kiln_model::plan::{ArtifactRule, Command, Job, Lock, Retry, Service, Step, View};
 
+use super::cache;
 use super::scope::{JobNames, Known};
 use super::template::Filler;
 use crate::complaint::Complaints;
@@ -15,7 +16,7 @@ use crate::written;
 /// Longest name of a step, in characters.
 const STEP_NAME_MAX: usize = 100;
 
-/// Without its needs and its condition, which the caller knows.
+/// Without its needs, its view of them and its condition, which the caller knows.
 pub fn job(
     job: &written::Job,
     instance: &Instance,
@@ -49,14 +50,10 @@ pub fn job(
         lock: job.lock.as_ref().map(|written| lock(written, job, &filler, complaints)),
         outputs: values(&job.outputs),
         inputs: globs(&job.inputs, complaints),
-        cache: job
-            .cache
-            .iter()
-            .map(|path| CacheRule { path: path.value.clone(), key: None })
-            .collect(),
-        cache_key: None,
+        cache: cache::rules(&job.cache, &filler, complaints),
+        cache_key: job.cache_key.as_ref().map(|key| filler.fill(key, complaints)),
         workspace: View::All,
-        snapshots: None,
+        snapshots: job.snapshots,
         services: services(job, &filler, complaints),
         approve: job.approve.as_ref().map(|people| values(people)),
         priority: job.priority,
@@ -66,23 +63,12 @@ pub fn job(
 /// Keys that the plan keeps and that this version does not act on: some do no harm, with others the
 /// job cannot run.
 fn ineffective(job: &written::Job, complaints: &mut Complaints) {
-    for (key, first) in [("cache", job.cache.first()), ("inputs", job.inputs.first())] {
-        if let Some(first) = first {
-            let message = format!("`{key}` is accepted and has no effect yet in this version");
-            complaints.warning(first.span.clone(), message, "");
-        }
-    }
     let service = job.services.first().map(|service| service.name.span.clone());
-    let unable = [
-        ("image", job.image.as_ref().map(|image| image.span.clone())),
-        ("ssh", job.ssh.as_ref().map(|host| host.span.clone())),
-        ("services", service),
-    ];
+    let unable = [("ssh", job.ssh.as_ref().map(|host| host.span.clone())), ("services", service)];
     for (key, span) in unable {
         if let Some(span) = span {
-            let message = format!(
-                "a job with `{key}` fails in this version, which runs jobs on the host only"
-            );
+            let message =
+                format!("a job with `{key}` fails in this version, which cannot run it yet");
             complaints.warning(span, message, "");
         }
     }

@@ -4,6 +4,7 @@
 //! Everything is looked at, also after faults, so that one pass finds them all. When there were
 //! faults, what is returned is not used.
 
+mod cache;
 mod condition;
 mod input;
 mod job;
@@ -79,8 +80,8 @@ fn make(
         let condition = condition::condition(written_job, &names, source, complaints);
         for instance in &instances[at] {
             let made = job::job(written_job, instance, &known, &names, complaints);
-            let needs = needs.of(at);
-            jobs.push(kiln_model::Job { needs, condition: condition.clone(), ..made });
+            let (needs, workspace) = (needs.of(at), needs.view_of(at));
+            jobs.push(kiln_model::Job { needs, workspace, condition: condition.clone(), ..made });
         }
     }
     Plan { version: PLAN_VERSION, manifest: source.path().to_owned(), inputs, jobs }
@@ -126,5 +127,13 @@ fn weight(job: &Job) -> usize {
         Run::Argv(argv) => argv.iter().map(|argument| argument.value.len() + EACH).sum(),
     };
     let steps = job.steps.iter().map(|step| run(&step.run) + pairs(&step.env) + EACH);
-    EACH + pairs(&job.env) + steps.sum::<usize>() + (job.needs.len() + job.artifacts.len()) * EACH
+    let caches = job.cache.iter().map(|cache| {
+        let key = cache.key.as_ref().map_or(0, |key| key.value.len());
+        cache.path.value.len() + key + EACH
+    });
+    EACH + pairs(&job.env)
+        + steps.sum::<usize>()
+        + caches.sum::<usize>()
+        + job.cache_key.as_ref().map_or(0, |key| key.value.len())
+        + (job.needs.len() + job.artifacts.len()) * EACH
 }

@@ -3,16 +3,50 @@
 use std::collections::{HashMap, HashSet};
 
 use kiln_model::JobIndex;
+use kiln_model::plan::View;
 
 use super::name::suggestion;
 use crate::complaint::Complaints;
 use crate::expand::matrix::Instance;
 use crate::node::{Text, first_line};
-use crate::written::Job;
+use crate::written::{Job, Workspace};
 
 /// The needs of the written jobs, as positions in the plan.
 pub struct Needs {
     of: Vec<Vec<JobIndex>>,
+    views: Vec<View>,
+}
+
+/// What a word at `needs` can mean.
+struct Known<'a> {
+    /// The instances of each written job, by its name.
+    groups: HashMap<&'a str, (usize, Vec<JobIndex>)>,
+    single: HashMap<&'a str, (usize, JobIndex)>,
+}
+
+impl<'a> Known<'a> {
+    fn new(jobs: &'a [Job], instances: &'a [Vec<Instance>]) -> Self {
+        let mut known = Self { groups: HashMap::new(), single: HashMap::new() };
+        let mut n_jobs = 0u32;
+        for (at, job) in jobs.iter().enumerate() {
+            let first = n_jobs;
+            for instance in &instances[at] {
+                known.single.insert(instance.name.as_str(), (at, JobIndex(n_jobs)));
+                n_jobs += 1;
+            }
+            let all = (first..n_jobs).map(JobIndex).collect();
+            known.groups.insert(&job.name.value, (at, all));
+        }
+        known
+    }
+
+    /// The written job, and which of its instances. A matrix named as written means all of them.
+    fn find(&self, name: &str) -> Option<(usize, Vec<JobIndex>)> {
+        match self.groups.get(name) {
+            Some(group) => Some(group.clone()),
+            None => self.single.get(name).map(|&(at, index)| (at, vec![index])),
+        }
+    }
 }
 
 /// One need that was found: which written job, and the place of the word.
@@ -23,48 +57,74 @@ struct Edge<'a> {
 
 impl Needs {
     pub fn find(jobs: &[Job], instances: &[Vec<Instance>], complaints: &mut Complaints) -> Self {
-        let mut first_of = Vec::new();
-        let mut n_jobs = 0u32;
-        let mut groups: HashMap<&str, usize> = HashMap::new();
-        let mut single: HashMap<&str, (usize, JobIndex)> = HashMap::new();
-        for (at, job) in jobs.iter().enumerate() {
-            first_of.push(n_jobs);
-            groups.insert(&job.name.value, at);
-            for instance in &instances[at] {
-                single.insert(instance.name.as_str(), (at, JobIndex(n_jobs)));
-                n_jobs += 1;
-            }
-        }
+        let known = Known::new(jobs, instances);
         let mut of = Vec::new();
+        let mut views = Vec::new();
         let mut edges = Vec::new();
         for job in jobs {
             let mut found = Vec::new();
             let mut own = Vec::new();
             let mut seen = HashSet::new();
             for need in &job.needs {
-                // A matrix named as written means all its instances.
-                if let Some(&to) = groups.get(need.value.as_str()) {
-                    let n = u32::try_from(instances[to].len()).unwrap_or(u32::MAX);
-                    found.extend((first_of[to]..first_of[to] + n).map(JobIndex));
-                    own.push(Edge { to, written: need });
-                } else if let Some(&(to, index)) = single.get(need.value.as_str()) {
-                    found.push(index);
-                    own.push(Edge { to, written: need });
-                } else {
-                    unknown(job, need, jobs, &single, complaints);
+                match known.find(&need.value) {
+                    Some((to, indices)) => {
+                        found.extend(indices);
+                        own.push(Edge { to, written: need });
+                    }
+                    None => unknown(job, need, jobs, &known.single, complaints),
                 }
             }
             found.retain(|index| seen.insert(*index));
+            views.push(view(job, &known, &seen, complaints));
             of.push(found);
             edges.push(own);
         }
         cycles(jobs, &edges, complaints);
-        Self { of }
+        Self { of, views }
     }
 
     pub fn of(&self, job: usize) -> Vec<JobIndex> {
         self.of[job].clone()
     }
+
+    pub fn view_of(&self, job: usize) -> View {
+        self.views[job].clone()
+    }
+}
+
+/// What `workspace` asks for; only files of its own needs, which are there when it starts.
+fn view(job: &Job, known: &Known, needs: &HashSet<JobIndex>, complaints: &mut Complaints) -> View {
+    let from = match &job.workspace {
+        None => return View::All,
+        Some(Workspace::Nothing) => return View::Nothing,
+        Some(Workspace::Fresh) => return View::Fresh,
+        Some(Workspace::From(from)) => from,
+    };
+    let mut jobs = Vec::new();
+    let mut seen = HashSet::new();
+    for name in from {
+        match known.find(&name.value) {
+            Some((_, found)) if found.iter().all(|index| needs.contains(index)) => {
+                jobs.extend(found.into_iter().filter(|index| seen.insert(*index)));
+            }
+            found => not_needed(job, name, found.is_some(), complaints),
+        }
+    }
+    View::From { jobs }
+}
+
+fn not_needed(job: &Job, name: &Text, is_job: bool, complaints: &mut Complaints) {
+    let shown = first_line(&name.value, 40);
+    let message = format!(
+        "job `{}` wants the files of `{shown}` and does not need it",
+        first_line(&job.name.value, 40)
+    );
+    let needs = job.needs.iter().map(|need| need.value.as_str());
+    let help = match is_job && name.value != job.name.value {
+        true => format!("add `{shown}` to the `needs` of this job"),
+        false => suggestion(&name.value, needs, "its needs are"),
+    };
+    complaints.error(name.span.clone(), message, help);
 }
 
 fn unknown(

@@ -52,6 +52,18 @@ impl Error {
         Self::new(status, code, message)
     }
 
+    /// With the way out.
+    pub fn help(mut self, help: String) -> Self {
+        self.body.help = Some(help);
+        self
+    }
+
+    /// What went wrong, as a sentence, and the way out.
+    pub fn text(&self) -> String {
+        let help = self.body.help.as_ref().map(|help| format!("\n{help}"));
+        format!("{}{}", self.body.message, help.unwrap_or_default())
+    }
+
     pub fn status(&self) -> StatusCode {
         self.status
     }

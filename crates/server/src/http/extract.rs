@@ -103,8 +103,16 @@ pub async fn project(app: &App, name: &str) -> Result<ProjectRow, Error> {
 pub async fn run(app: &App, project_name: &str, number: &str) -> Result<RunRow, Error> {
     let project = project(app, project_name).await?;
     let missing = || Error::missing("run", &format!("{project_name}#{number}"));
-    let number = number.parse().map_err(|_| missing())?;
-    named(app.runs.store().run_by_number(project.id, RunNumber(number)).await, missing)
+    let number = RunNumber(number.parse().map_err(|_| missing())?);
+    let found = app.runs.store().run_by_number(project.id, number).await;
+    if let Err(StoreError::NotFound(_)) = &found
+        && app.runs.store().has_had_run(project.id, number).await?
+    {
+        let message =
+            format!("{project_name}#{number} was collected: it is older than what is kept");
+        return Err(Error::new(StatusCode::GONE, "run_collected", message));
+    }
+    named(found, missing)
 }
 
 /// The store says that there is no such thing; whoever asked wants to hear which.

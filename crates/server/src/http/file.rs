@@ -87,7 +87,17 @@ pub fn body(
     open: impl FnOnce() -> io::Result<Box<dyn Read + Send>> + Send + 'static,
     n_bytes: u64,
 ) -> Body {
-    let start = Reading { source: Source::Closed(Box::new(open)), left: n_bytes };
+    let whole = Length::Known;
+    sent(Reading { source: Source::Closed(Box::new(open)), left: n_bytes, length: whole })
+}
+
+/// As [`body`], of a length that nobody knows before.
+pub fn stream(open: impl FnOnce() -> io::Result<Box<dyn Read + Send>> + Send + 'static) -> Body {
+    let until = Length::UntilEnd;
+    sent(Reading { source: Source::Closed(Box::new(open)), left: u64::MAX, length: until })
+}
+
+fn sent(start: Reading) -> Body {
     Body::from_stream(futures_util::stream::unfold(start, |reading| async {
         if reading.left == 0 {
             return None;
@@ -95,7 +105,10 @@ pub fn body(
         let read = tokio::task::spawn_blocking(move || reading.next()).await;
         match read.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok((chunk, reading)) => Some((Ok(chunk), reading)),
-            Err(error) => Some((Err(error), Reading { source: Source::Failed, left: 0 })),
+            Err(error) => {
+                let (source, length) = (Source::Failed, Length::Known);
+                Some((Err(error), Reading { source, left: 0, length }))
+            }
         }
     }))
 }
@@ -108,9 +121,15 @@ enum Source {
     Failed,
 }
 
+enum Length {
+    Known,
+    UntilEnd,
+}
+
 struct Reading {
     source: Source,
     left: u64,
+    length: Length,
 }
 
 impl Reading {
@@ -123,11 +142,12 @@ impl Reading {
         let size = usize::try_from(self.left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
         let mut chunk = Vec::with_capacity(size);
         let n = (&mut file).take(size as u64).read_to_end(&mut chunk)?;
-        if n == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-        }
-        let left = self.left - n as u64;
-        Ok((Bytes::from(chunk), Self { source: Source::Open(file), left }))
+        let left = match self.length {
+            Length::Known if n == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Length::UntilEnd if n == 0 => 0,
+            _ => self.left - n as u64,
+        };
+        Ok((Bytes::from(chunk), Self { source: Source::Open(file), left, length: self.length }))
     }
 }
 

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::Error;
 use super::extract::{self, Asked, At};
 use super::file::{self, Part};
-use crate::ask;
 use crate::state::App;
+use crate::{ask, view};
 
 /// Lines of one window.
 const LINES: u32 = 200;
@@ -27,6 +27,8 @@ pub struct Target {
     pub id: AttemptId,
     /// No more bytes will come.
     pub is_over: bool,
+    /// There was one, and it is gone.
+    is_collected: bool,
     /// `project-12-test.log`.
     pub file_name: String,
 }
@@ -52,8 +54,24 @@ pub async fn target(
     Ok(Target {
         id: AttemptId { run: row.id, job: job_index, attempt: wanted },
         is_over: state.is_over(),
+        is_collected: found
+            .is_some_and(|found| view::log_is_collected(&app.runs, found, state.is_over())),
         file_name: format!("{}-{}-{job}.log", row.project_name, row.number),
     })
+}
+
+impl Target {
+    /// A log that was collected is not an empty one.
+    pub fn there(self) -> Result<Self, Error> {
+        match self.is_collected {
+            true => Err(Error::new(
+                StatusCode::GONE,
+                "log_collected",
+                "the log was collected: it is older than what is kept",
+            )),
+            false => Ok(self),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -65,14 +83,14 @@ pub struct Whole {
 /// The log as the steps wrote it, byte for byte. `Range` gives a part; a log that still grows is
 /// sent as far as it has come. `download` asks for a file.
 ///
-/// Errors: `job_not_found`, `attempt_not_found`.
+/// Errors: `job_not_found`, `attempt_not_found`, `log_collected`.
 pub async fn whole(
     State(app): State<App>,
     At(of): At<(String, String, String)>,
     Asked(asked): Asked<Whole>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let target = target(&app, &of, asked.attempt).await?;
+    let target = target(&app, &of, asked.attempt).await?.there()?;
     let logs = app.runs.logs().clone();
     let n_bytes = logs.len(target.id)?;
     let part = file::part(&headers, n_bytes, None);
@@ -100,13 +118,13 @@ pub struct Lines {
 /// A window of `n` lines from line `from`, counted from 0. Invalid UTF-8 is replaced, and long lines
 /// are cut.
 ///
-/// Errors: `job_not_found`, `attempt_not_found`.
+/// Errors: `job_not_found`, `attempt_not_found`, `log_collected`.
 pub async fn lines(
     State(app): State<App>,
     At(of): At<(String, String, String)>,
     Asked(asked): Asked<Lines>,
 ) -> Result<Json<LogWindow>, Error> {
-    let target = target(&app, &of, asked.attempt).await?;
+    let target = target(&app, &of, asked.attempt).await?.there()?;
     let (logs, n) = (app.runs.logs().clone(), asked.n.unwrap_or(LINES).min(LINES_MAX));
     let window = blocking(move || logs.lines(target.id, asked.from, n, LINE_BYTES_MAX)).await?;
     let ends = window.starts.iter().copied().skip(1).chain([window.end]);
@@ -141,13 +159,13 @@ pub struct Search {
 
 /// Lines that contain `q` (ASCII letters in either case), from line `from`.
 ///
-/// Errors: `job_not_found`, `attempt_not_found`.
+/// Errors: `job_not_found`, `attempt_not_found`, `log_collected`.
 pub async fn search(
     State(app): State<App>,
     At(of): At<(String, String, String)>,
     Asked(asked): Asked<Search>,
 ) -> Result<Json<Vec<LogHit>>, Error> {
-    let target = target(&app, &of, asked.attempt).await?;
+    let target = target(&app, &of, asked.attempt).await?.there()?;
     let (logs, limit) = (app.runs.logs().clone(), asked.limit.unwrap_or(HITS).min(HITS));
     let hits = blocking(move || logs.search(target.id, &asked.q, asked.from, limit)).await?;
     Ok(Json(hits.into_iter().map(|(line, offset)| LogHit { line, offset }).collect()))

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use super::guard::Hosts;
-use super::{Error, artifact, guard, job, live, log, log_stream, project, push, run};
+use super::{Error, artifact, gc, guard, job, live, log, log_stream, project, push, run, scene};
 use crate::state::App;
 use crate::web;
 
@@ -31,6 +31,7 @@ pub fn public(app: &App, address: SocketAddr) -> Router {
 pub fn private(app: &App) -> Router {
     everybody()
         .route("/internal/push", post(push::take))
+        .route("/internal/scene", post(scene::show))
         .fallback(nothing)
         .method_not_allowed_fallback(not_so)
         .layer(middleware::from_fn(guard::body))
@@ -47,6 +48,8 @@ fn user() -> Router<App> {
     Router::new()
         .route("/live", get(live::lists))
         .route("/runs", get(run::every))
+        .route("/gc", post(gc::collect))
+        .route("/usage", get(gc::usage))
         .route("/projects", get(project::list).post(project::add))
         .route("/projects/{project}", get(project::show).delete(project::remove))
         .route("/projects/{project}/inputs", get(project::inputs))
@@ -63,7 +66,11 @@ fn one_run() -> Router<App> {
         .route("/live", get(live::run))
         .route("/cancel", post(run::cancel))
         .route("/rerun", post(run::rerun))
+        .route("/pin", post(gc::pin).delete(gc::unpin))
         .route("/artifacts", get(artifact::list))
+        .route("/artifacts.tar", get(artifact::tar))
+        .route("/artifacts.tar.zst", get(artifact::tar_zst))
+        .route("/artifacts.zip", get(artifact::zip))
         .route("/artifacts/{job}/{*path}", get(artifact::get))
         .route("/jobs/{job}", get(job::show))
         .route("/jobs/{job}/why", get(job::why))

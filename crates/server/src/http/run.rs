@@ -156,9 +156,9 @@ pub async fn cancel(
     Ok((StatusCode::ACCEPTED, Json(view::run(&app.runs, row.id).await?)))
 }
 
-/// Run jobs again: all, those that failed, or one and what needs it.
+/// Run jobs again: all, those that failed, or one and what needs it, also from one of its steps.
 ///
-/// Errors: `no_plan`, `nothing_failed`, `job_not_found`, `refused`.
+/// Errors: `no_plan`, `nothing_failed`, `job_not_found`, `bad_step`, `not_kept`, `refused`.
 pub async fn rerun(
     State(app): State<App>,
     At((project, number)): At<(String, String)>,

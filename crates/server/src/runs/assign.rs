@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use kiln_api::agent::{Assignment, CacheScopes, StepKnown};
-use kiln_engine::run::{Run, Step};
-use kiln_model::layer::{LayerId, Source};
-use kiln_model::{AttemptId, JobName, LeaseId, Plan, Trigger};
+use kiln_api::agent::{Assignment, CacheScopes, ReuseTerms, StepKnown};
+use kiln_engine::run::{Cause, Run, Step};
+use kiln_model::layer::Source;
+use kiln_model::plan::Snapshots;
+use kiln_model::{Job, LeaseId, Outcome, Plan, Trigger};
 use kiln_stdx::Secret;
 use kiln_store::StoreError;
 
 use super::live::Live;
 use super::{Runs, attempt_of, lock};
+use crate::secret::SecretError;
 
 /// Why a job that was leased cannot be handed over.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +25,7 @@ pub(super) enum AssignError {
     )]
     NoLocalSecret { name: String },
     #[error(transparent)]
-    Secret(#[from] crate::secret::SecretError),
+    Secret(#[from] SecretError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -34,8 +36,19 @@ impl Runs {
         live: &Live,
         lease: LeaseId,
     ) -> Result<Assignment, AssignError> {
+        let names = secret_names(live, lease);
+        let secrets = self.secrets_for(live, &names).await?;
+        self.assignment_with(live, lease, secrets).await
+    }
+
+    pub(super) async fn assignment_with(
+        &self,
+        live: &Live,
+        lease: LeaseId,
+        secrets: BTreeMap<String, Secret<String>>,
+    ) -> Result<Assignment, AssignError> {
         let at = lease.attempt.job;
-        let (plan, job, env, layers, started_at, steps, is_last) = {
+        let (plan, job, env, below, started_at, steps, is_last, from, snapshots) = {
             let run = lock(&live.run);
             let plan = run.plan.clone().expect("a leased job has a plan");
             let attempt = attempt_of(&run, lease.attempt);
@@ -43,14 +56,25 @@ impl Runs {
                 plan.clone(),
                 plan.job(at).clone(),
                 environment(live, &run, &plan, lease),
-                run.layers_below(at),
+                run.below(at),
                 attempt.and_then(|attempt| attempt.started_at),
                 attempt.map_or_else(Vec::new, |attempt| attempt.steps.iter().map(known).collect()),
                 run.n_jobs_over() as usize + 1 >= run.jobs.len(),
+                attempt.and_then(|attempt| attempt.from.clone()),
+                keeps_steps(&live.row.source, plan.job(at), &run.jobs[at.at()]),
             )
         };
-        let secrets = self.secrets_for(live, &job.secrets).await?;
-        let layers_of = layers.iter().filter_map(|layer| job_of(&plan, layer)).collect();
+        let reuse = self.reuse_terms(live, lease, &job)?;
+        let layers_of = below.iter().map(|below| plan.job(below.of).name.clone()).collect();
+        let caches = match job.cache.is_empty() {
+            true => CacheScopes::default(),
+            false => CacheScopes {
+                below: below.iter().flat_map(|below| plan.job(below.of).cache.clone()).collect(),
+                ..self.cache_scopes(live).await?
+            },
+        };
+        let (layers, layers_through) =
+            below.into_iter().map(|below| (below.layer, below.through)).unzip();
         let mirror = match live.row.source {
             Source::Git { .. } => Some(self.places().mirror(live.row.project)),
             Source::WorkingTree { .. } => None,
@@ -67,11 +91,13 @@ impl Runs {
             mirror,
             layers,
             layers_of,
-            own: Vec::new(),
-            first_step: 0,
-            snapshots: false,
-            no_cache: false,
-            caches: CacheScopes::default(),
+            layers_through,
+            own: from.iter().map(|from| from.layer(lease.attempt.run)).collect(),
+            first_step: from.map_or(0, |from| from.step),
+            snapshots,
+            no_cache: live.row.trigger.no_cache,
+            reuse,
+            caches,
             log: self.logs().path(lease.attempt),
             objects: self.places().objects(),
             started_at,
@@ -80,8 +106,33 @@ impl Runs {
         })
     }
 
+    /// Whether the attempt's result has a key.
+    fn reuse_terms(
+        &self,
+        live: &Live,
+        lease: LeaseId,
+        job: &Job,
+    ) -> Result<Option<ReuseTerms>, SecretError> {
+        if job.inputs.is_empty() {
+            return Ok(None);
+        }
+        let here = matches!(live.row.source, Source::WorkingTree { .. });
+        let run = lock(&live.run);
+        let attempt = attempt_of(&run, lease.attempt);
+        // Begun in the middle, or on files as they once were: not what the key would speak of.
+        let partly = attempt.is_none_or(|attempt| {
+            attempt.first_step() > 0 || (here && matches!(attempt.cause, Cause::Rerun { .. }))
+        });
+        drop(run);
+        if partly {
+            return Ok(None);
+        }
+        let mark_key = self.secrets().mark_key(live.row.project)?;
+        Ok(Some(ReuseTerms { mark_key }))
+    }
+
     /// The values of these secrets: given for the run, else the project's, else everyone's.
-    async fn secrets_for(
+    pub(super) async fn secrets_for(
         &self,
         live: &Live,
         names: &[String],
@@ -115,11 +166,25 @@ impl Runs {
     }
 }
 
-/// The job that wrote a layer of its run.
-fn job_of(plan: &Plan, layer: &LayerId) -> Option<JobName> {
-    let LayerId::Attempt(attempt) = layer else { return None };
-    let attempt: AttemptId = attempt.parse().ok()?;
-    Some(plan.jobs.get(attempt.job.at())?.name.clone())
+/// Whether a job's files are kept as its steps find them: always on a laptop, and elsewhere for what
+/// failed before, unless the manifest has a word on it.
+fn keeps_steps(source: &Source, planned: &Job, job: &kiln_engine::run::Job) -> bool {
+    match planned.snapshots {
+        Some(Snapshots::Steps) => true,
+        Some(Snapshots::Off) => false,
+        None => {
+            let failed = |outcome: &Outcome| !matches!(outcome, Outcome::Success);
+            matches!(source, Source::WorkingTree { .. })
+                || job.attempts.iter().filter_map(|earlier| earlier.outcome.as_ref()).any(failed)
+        }
+    }
+}
+
+/// The names of a leased job's secrets.
+pub(super) fn secret_names(live: &Live, lease: LeaseId) -> Vec<String> {
+    let run = lock(&live.run);
+    let job = run.plan.as_ref().and_then(|plan| plan.jobs.get(lease.attempt.job.at()));
+    job.map(|job| job.secrets.clone()).unwrap_or_default()
 }
 
 fn known(step: &Step) -> StepKnown {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use kiln_engine::run::{Action, Run};
 use kiln_model::{Event, EventKind, JobIndex, RunId};
-use kiln_store::{Append, JobRow, RunRow, RunUpdate, Store, StoreError};
+use kiln_store::{Append, JobKeyRow, JobRow, KeyScope, Pin, RunRow, RunUpdate, Store, StoreError};
 use tokio::sync::watch;
 
 /// A run that is being driven or was looked at lately.
@@ -14,6 +14,8 @@ pub(super) struct Live {
     /// As it was when it was loaded; what changes is read from `run`.
     pub row: RunRow,
     pub run: Mutex<Run>,
+    /// Whoever keeps it; not part of what its events say.
+    pub pinned: Mutex<Option<Pin>>,
     pub written: Written,
 }
 
@@ -57,13 +59,22 @@ impl Written {
 
 /// Reads a run and folds its events.
 pub(super) async fn load(store: &Store, row: RunRow) -> Result<Arc<Live>, StoreError> {
-    let plan = store.plan(row.id).await?;
     let events = store.events(row.id, 0).await?;
+    fold(store, row, &events).await
+}
+
+/// A run as the sum of some first events of its own. Not to be driven unless they are all.
+pub(super) async fn fold(
+    store: &Store,
+    row: RunRow,
+    events: &[Event],
+) -> Result<Arc<Live>, StoreError> {
+    let plan = store.plan(row.id).await?;
     let mut run = Run::new(row.id, Arc::new(row.trigger.clone()), row.created_at);
     if let Some(plan) = plan {
         run.set_plan(Arc::new(plan));
     }
-    for event in &events {
+    for event in events {
         run.apply(event).map_err(|refused| {
             // Only events that were accepted are ever written, so this is damage, not a race.
             StoreError::Other(format!(
@@ -73,11 +84,12 @@ pub(super) async fn load(store: &Store, row: RunRow) -> Result<Arc<Live>, StoreE
         })?;
     }
     let written = Written::from(run.seq);
-    Ok(Arc::new(Live { id: row.id, row, run: Mutex::new(run), written }))
+    let pinned = Mutex::new(row.pinned.clone());
+    Ok(Arc::new(Live { id: row.id, row, run: Mutex::new(run), pinned, written }))
 }
 
 /// What must be written when `event` has been applied to `run`.
-pub(super) fn append_for(run: &Run, event: Event, actions: &[Action]) -> Append {
+pub(super) fn append_for(of: &RunRow, run: &Run, event: Event, actions: &[Action]) -> Append {
     let mut jobs: Vec<JobIndex> = Vec::new();
     let mut run_changed = false;
     for action in actions {
@@ -92,13 +104,36 @@ pub(super) fn append_for(run: &Run, event: Event, actions: &[Action]) -> Append 
     // The count of jobs that are over is part of the row, and changes with the jobs.
     let row = (run_changed || !jobs.is_empty()).then(|| run_update(run));
     let artifacts = match &event.kind {
-        EventKind::Finished { lease, artifacts, .. } => {
+        EventKind::Finished { lease, artifacts, .. }
+        | EventKind::Reused { lease, artifacts, .. } => {
             artifacts.iter().map(|artifact| (lease.attempt, artifact.clone())).collect()
         }
         _ => Vec::new(),
     };
     let jobs = jobs.into_iter().map(|job| job_row(run, job)).collect();
-    Append { run: run.id, events: vec![event], row, jobs, artifacts }
+    let key = key_row(of, run, &event);
+    Append { run: run.id, events: vec![event], row, jobs, artifacts, key }
+}
+
+/// What the attempt that an event ends depended on.
+fn key_row(of: &RunRow, run: &Run, event: &Event) -> Option<JobKeyRow> {
+    let (lease, usable) = match &event.kind {
+        EventKind::Finished { lease, outcome, notes, .. } => {
+            (lease, outcome.is_success() && notes.not_reusable.is_none())
+        }
+        // Who takes this result is given the one that it is.
+        EventKind::Reused { lease, .. } => (lease, false),
+        _ => return None,
+    };
+    let attempt = super::attempt_of(run, lease.attempt)?;
+    Some(JobKeyRow {
+        attempt: attempt.id,
+        project: of.project,
+        name: run.plan.as_ref()?.job(attempt.id.job).name.clone(),
+        key: attempt.key.clone()?,
+        scope: KeyScope::of(&of.trigger),
+        usable,
+    })
 }
 
 pub(super) fn run_update(run: &Run) -> RunUpdate {

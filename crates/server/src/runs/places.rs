@@ -30,6 +30,16 @@ impl Places {
         self.data.join("layers")
     }
 
+    /// What files of working trees are called by their content.
+    pub fn digests(&self) -> PathBuf {
+        self.data.join("digests")
+    }
+
+    /// What is known of images; their layers are among the others.
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
     pub fn keys(&self) -> PathBuf {
         self.data.join("keys")
     }

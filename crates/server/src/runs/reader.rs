@@ -25,6 +25,7 @@ impl Runs {
                     finished_at: update.finished_at,
                     n_jobs_over: update.n_jobs_over,
                     last_seq: run.seq,
+                    pinned: lock(&live.pinned).clone(),
                     ..live.row.clone()
                 };
                 return Ok((row, Arc::new(run)));

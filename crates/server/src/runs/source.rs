@@ -2,9 +2,11 @@
 
 use std::pin::pin;
 
-use kiln_api::agent::{AgentInfo, Assignment, JobResult, JobSource, LeaseError, Stop};
+use kiln_api::agent::{
+    AgentInfo, Assignment, Found, JobResult, JobSource, Keyed, LeaseError, Stop, Taken,
+};
 use kiln_engine::run::Refused;
-use kiln_model::{EventKind, Exit, LeaseId, Outcome};
+use kiln_model::{AttemptId, EventKind, Exit, LeaseId, Outcome};
 use kiln_store::StoreError;
 
 use super::assign::AssignError;
@@ -54,6 +56,24 @@ impl JobSource for Runs {
                 return Ok(assignment);
             }
         }
+    }
+
+    async fn seek(
+        &self,
+        lease: LeaseId,
+        key: Keyed,
+        unfit: Vec<(AttemptId, String)>,
+    ) -> Result<Option<Found>, LeaseError> {
+        self.seek_result(lease, key, unfit).await
+    }
+
+    async fn reuse(
+        &self,
+        lease: LeaseId,
+        found: Found,
+        warnings: Vec<String>,
+    ) -> Result<Taken, LeaseError> {
+        self.take_result(lease, found, warnings).await
     }
 
     async fn started(&self, lease: LeaseId) -> Result<(), LeaseError> {
@@ -171,7 +191,7 @@ impl Runs {
 
     /// Records without waiting for the disk. Rows keep their order, so a later durable fact
     /// carries this one.
-    fn note(&self, lease: LeaseId, kind: EventKind) -> Result<(), LeaseError> {
+    pub(super) fn note(&self, lease: LeaseId, kind: EventKind) -> Result<(), LeaseError> {
         let live = lock(&self.inner.live).get(&lease.attempt.run).cloned();
         let reading = || LeaseError::Unavailable("its run is being read again".to_owned());
         let live = live.ok_or_else(reading)?;
@@ -208,7 +228,7 @@ impl Drop for Granted<'_> {
     }
 }
 
-fn lease_error(lease: LeaseId, error: &ApplyError) -> LeaseError {
+pub(super) fn lease_error(lease: LeaseId, error: &ApplyError) -> LeaseError {
     match error {
         // An illegal event of a live lease means that agent and server disagree about the attempt;
         // to go on would only make it worse.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kiln_api::layers::Layers;
 use kiln_stdx::fs::{FsError, create_private_dir};
 use kiln_stdx::{Clock, SystemClock};
 use kiln_store::{Store, StoreError};
@@ -12,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::listen::{self, ListenError};
 use super::{accept, socket};
+use crate::collect::{self, Background, Collector, Policy, PolicyError};
 use crate::http;
 use crate::mirrors::Mirrors;
 use crate::reconcile::{self, Reconcilers};
@@ -46,6 +48,7 @@ impl Server {
         let door = listen::bind(at).await?;
         let address = door.local_addr().map_err(|cause| ListenError::Failed { at, cause })?;
         create_private_dir(&options.data)?;
+        collect::make_room(&options.data);
         let places = Places::new(&options.data);
         let store = Store::open(&options.data, options.database.as_deref(), true).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -60,6 +63,7 @@ impl Server {
             options: Arc::new(options),
             url: format!("http://{address}").into(),
             reconcilers: Reconcilers::default(),
+            collector: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
@@ -70,6 +74,21 @@ impl Server {
         tasks.spawn(accept::accept(local, private, tasks.clone(), stopping()));
         tasks.spawn(reconcile::run(app.clone()));
         Ok(Self { app, address })
+    }
+
+    /// From now on it collects what is no longer wanted, in the background and when asked.
+    ///
+    /// Fails when the configuration cannot be read.
+    pub fn collects(&self, layers: Arc<dyn Layers>) -> Result<(), PolicyError> {
+        let config = self.app.options.config_file();
+        let policy = Policy::of_server().read(&config)?;
+        self.app.runs.note_layers(layers.clone());
+        let collector = Collector::new(&self.app.runs, layers);
+        let background = Background::new(collector.clone(), config, policy);
+        if self.app.collector.set(collector).is_ok() {
+            self.app.tasks.spawn(background.run(self.app.clone()));
+        }
+        Ok(())
     }
 
     /// Where it listens, with the port that it got.

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kiln_api::user::{Rerun, TriggerRun};
+use serde::Deserialize;
 
 use super::error::PageError;
 use super::extract::{Fields, Segments};
@@ -55,6 +56,25 @@ pub async fn rerun(
     Ok(on_to(&link::run(&project, row.number.0)))
 }
 
+#[derive(Debug, Default, Deserialize)]
+pub struct Pin {
+    /// Given and not empty: keep it; else let it go.
+    #[serde(default)]
+    keep: String,
+}
+
+/// `POST /p/{project}/{number}/pin`.
+pub async fn pin(
+    State(app): State<App>,
+    Segments((project, number)): Segments<(String, String)>,
+    Fields(asked): Fields<Pin>,
+) -> Result<Response, PageError> {
+    let row = run::find(&app, &project, &number).await?;
+    let by = (!asked.keep.is_empty()).then(|| SOMEBODY.to_owned());
+    app.runs.pin(row.id, by).await?;
+    Ok(on_to(&link::run(&project, row.number.0)))
+}
+
 /// Empty fields are as if not given.
 pub(super) fn wanted(fields: Vec<(String, String)>) -> TriggerRun {
     let mut asked = TriggerRun::default();
@@ -63,6 +83,7 @@ pub(super) fn wanted(fields: Vec<(String, String)>) -> TriggerRun {
             "branch" => asked.branch = Some(value),
             "tag" => asked.tag = Some(value),
             "commit" => asked.commit = Some(value),
+            "no_cache" => asked.no_cache = true,
             other => {
                 if let Some(input) = other.strip_prefix("input.") {
                     asked.inputs.insert(input.to_owned(), value);

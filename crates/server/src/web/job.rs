@@ -4,18 +4,23 @@ use askama::Template;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use kiln_api::user::{Attempt, JobDetail, Run, Step, Why};
+use kiln_api::user::{ArtifactRow, Attempt, JobDetail, Run, Step, Why};
+use kiln_model::artifact::Artifact;
 use kiln_model::{AttemptId, JobIndex, JobState};
 use kiln_stdx::Timestamp;
 use serde::Deserialize;
 
+use super::artifact::Shelf;
 use super::error::PageError;
 use super::extract::{Question, Segments};
 use super::log::{self, Tail};
 use super::page::{self, Crumb, Frame, link};
 use super::run;
-use super::show::{self, segment};
+use super::show;
 use crate::state::App;
+
+/// Warnings that are open from the start.
+const WARNINGS_OPEN: usize = 3;
 
 #[derive(Debug, Default, Deserialize)]
 pub struct Asked {
@@ -32,6 +37,7 @@ struct JobPage<'a> {
     attempt: Option<&'a Attempt>,
     why: &'a Why,
     tail: Tail,
+    shelf: Option<Shelf>,
     /// Names of the jobs before and after it in the plan.
     around: (Option<&'a str>, Option<&'a str>),
 }
@@ -91,7 +97,22 @@ fn build<'a>(
     frame.trail.push(Crumb { text: job.clone(), link: link::job(&run.project, run.number, job) });
     frame.twin = Some(link::api_job(&run.project, run.number, job));
     frame.live = !detail.row.state.is_over() || !run.state.is_over();
-    JobPage { frame, run, detail, attempt, why, tail, around }
+    let row = |attempt: &Attempt, artifact: &Artifact| ArtifactRow {
+        job: job.clone(),
+        attempt: attempt.attempt,
+        artifact: artifact.clone(),
+        collected_at: gone(attempt, "artifacts").then_some(now),
+    };
+    let rows: Vec<ArtifactRow> = attempt
+        .map(|attempt| attempt.artifacts.iter().map(|artifact| row(attempt, artifact)).collect())
+        .unwrap_or_default();
+    let shelf = Shelf::of_attempt(run, &rows);
+    JobPage { frame, run, detail, attempt, why, tail, shelf, around }
+}
+
+/// Something that an attempt had was collected.
+fn gone(attempt: &Attempt, what: &str) -> bool {
+    attempt.collected.iter().any(|collected| collected == what)
 }
 
 impl JobPage<'_> {
@@ -123,9 +144,19 @@ impl JobPage<'_> {
         format!("{}/log", link::api_job(&self.run.project, self.run.number, &self.detail.row.job))
     }
 
-    fn artifact_link(&self, path: &str) -> String {
-        let run = link::api_run(&self.run.project, self.run.number);
-        format!("{run}/artifacts/{}/{}", segment(&self.detail.row.job), show::path(path))
+    /// The job can be done again from a step that the last attempt found its files kept for.
+    fn can_begin(&self, step: &Step) -> bool {
+        let newest = self.attempt.is_some_and(|attempt| !self.is_old(attempt));
+        step.kept && newest && self.run.state.is_over()
+    }
+
+    fn some_can_begin(&self, attempt: &Attempt) -> bool {
+        attempt.steps.iter().any(|step| self.can_begin(step))
+    }
+
+    /// What to type to look at its files.
+    fn shell(&self) -> String {
+        format!("kiln shell '{}#{}/{}'", self.run.project, self.run.number, self.detail.row.job)
     }
 
     /// Where the log shows a step, as the number of its first line from 1.

@@ -14,7 +14,7 @@ const TAIL_LINES: u32 = 200;
 /// Longest line in the page, in bytes.
 const LINE_MAX: usize = 2_000;
 /// Steps whose first line is looked up; a longer list goes without links into the log.
-const STEPS_MAX: usize = 64;
+const STEPS_MAX: usize = 256;
 
 /// The end of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

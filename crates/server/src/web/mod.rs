@@ -17,6 +17,7 @@ mod run;
 mod graph;
 mod timeline;
 mod job;
+mod artifact;
 mod log;
 mod act;
 mod show;
@@ -42,7 +43,9 @@ pub fn routes() -> Router<App> {
         .route("/p/{project}/{number}", get(run::show))
         .route("/p/{project}/{number}/cancel", post(act::cancel))
         .route("/p/{project}/{number}/rerun", post(act::rerun))
+        .route("/p/{project}/{number}/pin", post(act::pin))
         .route("/p/{project}/{number}/{job}", get(job::show))
+        .route("/p/{project}/{number}/{job}/files/{attempt}/{*path}", get(artifact::view))
         .route("/static/{digest}/{name}", get(asset::serve))
         .route("/favicon.ico", get(asset::favicon))
 }

@@ -12,6 +12,7 @@ use kiln_model::{JobState, Reason, RunNumber};
 use kiln_stdx::Timestamp;
 use kiln_store::RunRow;
 
+use super::artifact::Shelf;
 use super::error::PageError;
 use super::extract::Segments;
 use super::graph;
@@ -26,6 +27,9 @@ const GRAPH_NODES_MAX: usize = 150;
 /// A graph of jobs that is higher does not fit a screen: the far ends of its lines are out of
 /// sight. Then groups are drawn too, when that makes it lower.
 const GRAPH_HEIGHT_MAX: i32 = 960;
+/// Warnings that are open from the start, and jobs named beside one.
+const WARNINGS_OPEN: usize = 5;
+const WARNED_JOBS_MAX: usize = 4;
 /// Longest text in a node. It is drawn, so the browser does not cut it for us.
 const NODE_TEXT_MAX: usize = 20;
 
@@ -41,7 +45,14 @@ struct RunPage<'a> {
     graph: Option<Graph>,
     axis: Axis,
     bars: Vec<Bar>,
-    artifacts: &'a [ArtifactRow],
+    warnings: Vec<Warning<'a>>,
+    shelf: Option<Shelf>,
+}
+
+/// What a person should know, once for all jobs that say it.
+struct Warning<'a> {
+    text: &'a str,
+    jobs: Vec<&'a JobRow>,
 }
 
 /// A graph with what its nodes show.
@@ -75,6 +86,7 @@ pub async fn show(
             job: kept.job.to_string(),
             attempt: kept.attempt.attempt,
             artifact: kept.artifact,
+            collected_at: kept.collected_at,
         })
         .collect();
     let no_plan = match &row.reason {
@@ -90,7 +102,13 @@ pub async fn find(app: &App, project: &str, number: &str) -> Result<RunRow, Page
     let missing = || PageError::Missing(format!("{} has no run #{number}.", project.name));
     let at = number.parse().map(RunNumber).map_err(|_| missing())?;
     match app.runs.store().run_by_number(project.id, at).await {
-        Err(kiln_store::StoreError::NotFound(_)) => Err(missing()),
+        Err(kiln_store::StoreError::NotFound(_)) => {
+            if app.runs.store().has_had_run(project.id, at).await? {
+                let gone = "was collected: it is older than what is kept";
+                return Err(PageError::Missing(format!("{}#{at} {gone}.", project.name)));
+            }
+            Err(missing())
+        }
         other => Ok(other?),
     }
 }
@@ -98,7 +116,7 @@ pub async fn find(app: &App, project: &str, number: &str) -> Result<RunRow, Page
 fn build<'a>(
     detail: &'a RunDetail,
     no_plan: Option<&'a str>,
-    artifacts: &'a [ArtifactRow],
+    artifacts: &[ArtifactRow],
     now: Timestamp,
 ) -> RunPage<'a> {
     let run = &detail.run;
@@ -113,7 +131,8 @@ fn build<'a>(
         graph: draw(detail, &needs, now),
         axis: Axis::of(detail, &bars, now),
         bars,
-        artifacts,
+        warnings: warnings(&detail.jobs),
+        shelf: Shelf::of_run(run, artifacts),
     }
 }
 
@@ -153,6 +172,22 @@ impl RunPage<'_> {
     fn inputs_json(&self) -> String {
         serde_json::to_string(&self.run.inputs).unwrap_or_default()
     }
+}
+
+/// Each sentence with the jobs that say it, in the order of the plan.
+fn warnings(jobs: &[JobRow]) -> Vec<Warning<'_>> {
+    let mut all: Vec<Warning<'_>> = Vec::new();
+    let mut at = HashMap::new();
+    for job in jobs {
+        for text in &job.warnings {
+            let place = *at.entry(text.as_str()).or_insert(all.len());
+            if place == all.len() {
+                all.push(Warning { text, jobs: Vec::new() });
+            }
+            all[place].jobs.push(job);
+        }
+    }
+    all
 }
 
 /// How many jobs are in each state, in the order of [`JobState::ALL`].
@@ -225,6 +260,7 @@ fn between(
 
 fn job_node(run: &Run, job: &JobRow, now: Timestamp) -> Node {
     let note = match (timeline::began(job), job.state.is_over()) {
+        _ if job.reused_from.is_some() => show::Html("reused".to_owned()),
         (None, _) => show::Html(job.state.to_string()),
         (from, true) => show::span(&from, &job.finished_at.or(from), &now),
         (from, false) => show::span(&from, &None, &now),

@@ -34,6 +34,7 @@ pub fn run(number: i64, state: RunState) -> Run {
         author: "Ada Ember <ada@example.org>".into(),
         actor: Some("ada".into()),
         inputs: BTreeMap::new(),
+        pinned: None,
         created_at,
         started_at: Some(created_at.plus(Duration::from_secs(1))),
         finished_at: state.is_over().then(|| created_at.plus(Duration::from_secs(90))),
@@ -89,6 +90,8 @@ pub fn job_row(name: &str, needs: &[&str], state: JobState, from_s: i64, to_s: i
         started_at: Some(at(from_s)),
         finished_at: state.is_over().then(|| at(to_s)),
         log_bytes: 4_096,
+        warnings: Vec::new(),
+        reused_from: None,
     }
 }
 
@@ -129,7 +132,7 @@ pub fn artifacts() -> Vec<ArtifactRow> {
         digest: Digest::from_bytes([7; 32]),
         executable: false,
     };
-    vec![ArtifactRow { job: "build".into(), attempt: 1, artifact }]
+    vec![ArtifactRow { job: "build".into(), attempt: 1, artifact, collected_at: None }]
 }
 
 fn step(step: u32, name: &str, state: JobState, exit: Option<Exit>) -> Step {
@@ -143,6 +146,8 @@ fn step(step: u32, name: &str, state: JobState, exit: Option<Exit>) -> Step {
         finished_at: Some(ago(540)),
         log_from: Some(0),
         log_to: Some(99),
+        kept: step > 0,
+        attempt: None,
     }
 }
 
@@ -165,6 +170,9 @@ pub fn job() -> JobDetail {
             step(1, "cargo test", JobState::Failed, Some(Exit::Code { code: 101 })),
         ],
         artifacts: artifacts().into_iter().map(|row| row.artifact).collect(),
+        warnings: Vec::new(),
+        reused_from: None,
+        collected: Vec::new(),
     };
     JobDetail {
         matrix: BTreeMap::from([("db".into(), "15".into())]),
@@ -187,5 +195,6 @@ pub fn why() -> Why {
             line(578, "agent `embedded` took attempt 1"),
         ],
         trace: Some("branch == \"main\"  ->  true  (branch is \"main\")".into()),
+        compared: None,
     }
 }

@@ -18,10 +18,11 @@ pub use read::Window;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_model::{AttemptId, RunId};
+use kiln_model::{AttemptId, JobIndex, RunId};
 
 /// All logs under one folder: `<root>/<run>/<job>-<attempt>.log`, beside it `.log.idx`; packed
 /// `.log.zst`.
@@ -48,20 +49,125 @@ impl Logs {
         Ok(self.open(attempt)?.map_or(0, |log| log.len()))
     }
 
+    /// Whether there is a log at all, be it empty or packed.
+    pub fn is_there(&self, attempt: AttemptId) -> bool {
+        let path = self.path(attempt);
+        // In the order in which packing makes the one and removes the other, seen from its end.
+        path.exists() || beside(&path, ".zst").exists()
+    }
+
     pub fn is_empty(&self, attempt: AttemptId) -> io::Result<bool> {
         Ok(self.len(attempt)? == 0)
     }
 
-    /// The logs of a run's attempts are gone when this returns; also when there were none.
-    pub fn remove_run(&self, run: RunId) -> io::Result<()> {
-        match fs::remove_dir_all(self.root.join(run.to_string())) {
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => done,
+    /// The log of one attempt is that of another, too: the same file under two names, or a copy where
+    /// the file system gives a file only one. Both must be over. What `to` had is gone.
+    pub fn share(&self, from: AttemptId, to: AttemptId) -> io::Result<()> {
+        let (from, to) = (self.path(from), self.path(to));
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
         }
+        // The packed form is made before the plain one is removed: one of the two is found. The index
+        // only saves time.
+        for suffix in ["", ".zst", ".idx"] {
+            let (from, to) = (beside(&from, suffix), beside(&to, suffix));
+            absent_is_fine(fs::remove_file(&to))?;
+            absent_is_fine(match fs::hard_link(&from, &to) {
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => Err(cause),
+                Err(_) => fs::copy(&from, &to).map(drop),
+                Ok(()) => Ok(()),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The logs of a run's attempts are gone when this returns; also when there were none. After a
+    /// crash they are all there or none can be found. How much room that gives, in bytes.
+    pub fn remove_run(&self, run: RunId) -> io::Result<u64> {
+        let aside = self.root.join(format!(".{run}.{:016x}.tmp", fastrand::u64(..)));
+        match fs::rename(self.root.join(run.to_string()), &aside) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(0),
+            done => done?,
+        }
+        remove_aside(&aside)
+    }
+
+    /// What a run's logs take on disk.
+    pub fn bytes_of_run(&self, run: RunId) -> io::Result<u64> {
+        on_disk(&self.root.join(run.to_string()))
+    }
+
+    /// Runs that have logs here.
+    pub fn runs(&self) -> io::Result<Vec<RunId>> {
+        let names = names_in(&self.root)?;
+        Ok(names.iter().filter_map(|name| name.parse().ok().map(RunId)).collect())
+    }
+
+    /// Removes what a crash left of logs that were being removed.
+    pub fn remove_leftovers(&self) -> io::Result<u64> {
+        let names = names_in(&self.root)?;
+        let left = names.iter().filter(|name| name.starts_with('.') && name.ends_with(".tmp"));
+        left.map(|name| remove_aside(&self.root.join(name))).sum()
+    }
+
+    /// Packs all logs of a run that is over, and gives what they take on disk then.
+    pub fn pack_run(&self, run: RunId) -> io::Result<u64> {
+        let folder = self.root.join(run.to_string());
+        for name in names_in(&folder)? {
+            let attempt = name.strip_suffix(".log").and_then(|name| name.split_once('-'));
+            let ids = attempt.and_then(|(job, n)| Some((job.parse().ok()?, n.parse().ok()?)));
+            if let Some((job, attempt)) = ids {
+                self.pack(AttemptId { run, job: JobIndex(job), attempt })?;
+            }
+            // Of a process that died while it packed: nobody else packs this run.
+            if name.ends_with(".tmp") {
+                absent_is_fine(fs::remove_file(folder.join(name)))?;
+            }
+        }
+        on_disk(&folder)
     }
 
     fn open(&self, attempt: AttemptId) -> io::Result<Option<bytes::Bytes>> {
         bytes::Bytes::open(&self.path(attempt))
+    }
+}
+
+/// Names in a folder; none when it is not there.
+fn names_in(folder: &Path) -> io::Result<Vec<String>> {
+    match fs::read_dir(folder) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let name = |entry: io::Result<fs::DirEntry>| {
+                entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+            };
+            entries?.map(name).collect()
+        }
+    }
+}
+
+fn remove_aside(aside: &Path) -> io::Result<u64> {
+    let n_bytes = on_disk(aside)?;
+    absent_is_fine(fs::remove_dir_all(aside))?;
+    Ok(n_bytes)
+}
+
+/// Of the files in one folder, but for those that have another name elsewhere.
+fn on_disk(folder: &Path) -> io::Result<u64> {
+    let mut total = 0;
+    for name in names_in(folder)? {
+        match fs::symlink_metadata(folder.join(name)) {
+            Ok(meta) if meta.nlink() == 1 => total += meta.blocks() * 512,
+            Ok(_) => {}
+            Err(cause) => absent_is_fine(Err(cause))?,
+        }
+    }
+    Ok(total)
+}
+
+fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 

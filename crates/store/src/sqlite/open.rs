@@ -157,6 +157,8 @@ fn refuse_strangers(db: &Connection, place: &str) -> Result<(), StoreError> {
 fn write_ahead(db: &Connection) -> rusqlite::Result<()> {
     let mode: String = db.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     if mode != "wal" {
+        // Only heard by a file that has no tables yet: what is collected later gives its pages back.
+        db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         // Changing it needs the file for oneself, and does not ask the busy handler.
         let mut wait = wait_for_others();
         let mut n_calls = 0;

@@ -13,7 +13,7 @@ impl Store {
         self.read_long(move |db| {
             Box::pin(async move {
                 let sql = "SELECT a.job, a.attempt, j.name, a.path, a.n_bytes, a.digest, \
-                           a.executable FROM artifact a JOIN job j ON j.run = a.run AND \
+                           a.executable, a.collected_at FROM artifact a JOIN job j ON j.run = a.run AND \
                            j.job = a.job WHERE a.run = ?1";
                 let mut rows = db
                     .rows(sql, &values![id], |row| {
@@ -28,6 +28,7 @@ impl Store {
                                     .map_err(|e| StoreError::unreadable("an artifact", e))?,
                                 executable: row.get(6)?,
                             },
+                            collected_at: row.time(7)?,
                         })
                     })
                     .await?;
@@ -50,7 +51,7 @@ pub(super) async fn insert(
     let sql = "INSERT INTO artifact (run, job, attempt, path, n_bytes, digest, executable) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (run, job, attempt, path) \
                DO UPDATE SET n_bytes = excluded.n_bytes, digest = excluded.digest, \
-               executable = excluded.executable";
+               executable = excluded.executable, collected_at = NULL";
     let mut rows = Vec::with_capacity(artifacts.len());
     for (AttemptId { run, job, attempt }, artifact) in artifacts {
         let Artifact { path, n_bytes, digest, executable } = artifact;

@@ -6,6 +6,8 @@ mod delivery;
 mod event;
 mod head;
 mod job;
+mod job_key;
+mod keep;
 mod plan;
 mod project;
 mod run;

@@ -10,14 +10,15 @@ use kiln_model::{Event, EventKind, ProjectId, ProjectName, RunId, RunNumber};
 
 use crate::db::{Db, Row, Value, to_json, values};
 use crate::store::{Lasts, Order, Store};
-use crate::table::{artifact, event, job, plan, project};
-use crate::{Append, NewRun, RunFilter, RunRow, RunUpdate, StoreError};
+use crate::table::{artifact, event, job, job_key, plan, project};
+use crate::{Append, NewRun, Pin, RunFilter, RunRow, RunUpdate, StoreError};
 
 /// As [`read`] reads them.
 macro_rules! columns {
     () => {
         "r.id, r.project, p.name, r.number, r.state, r.reason, r.trigger, r.source, \
-         r.created_at, r.started_at, r.finished_at, r.n_jobs, r.n_jobs_over, r.last_seq"
+         r.created_at, r.started_at, r.finished_at, r.n_jobs, r.n_jobs_over, r.last_seq, \
+         r.pinned_at, r.pinned_by, r.logs_collected_at"
     };
 }
 
@@ -28,7 +29,7 @@ macro_rules! select_runs {
         concat!(
             "SELECT ",
             columns!(),
-            " FROM run r CROSS JOIN project p WHERE p.id = r.project ",
+            " FROM run r CROSS JOIN project p WHERE p.id = r.project AND r.gone_at IS NULL ",
             $tail
         )
     };
@@ -39,7 +40,7 @@ const NEWEST: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM project p CROSS JOIN run r ",
-    "WHERE r.project = p.id AND r.number > p.last_number - ?1"
+    "WHERE r.project = p.id AND r.number > p.last_number - ?1 AND r.gone_at IS NULL"
 );
 
 const ACTIVE: &str = select_runs!("AND r.state IN ('queued', 'running', 'waiting') ORDER BY r.id");
@@ -106,11 +107,13 @@ impl Store {
     }
 }
 
-/// Nothing runs because of a lease until its `Started` is durable, and how a step goes decides
+/// Nothing runs because of a lease or a key until its `Started` is durable, and how a step goes decides
 /// nothing until its job's `Finished`: both stand behind these in the order of rows, and carry them.
 fn lasts(events: &[Event]) -> Lasts {
     let of = |event: &Event| match event.kind {
         EventKind::Leased { .. }
+        | EventKind::Keyed { .. }
+        | EventKind::Awaited { .. }
         | EventKind::StepStarted { .. }
         | EventKind::StepFinished { .. } => Lasts::UntilPowerFails,
         _ => Lasts::Always,
@@ -160,6 +163,8 @@ pub(super) async fn add(
             n_jobs: count(new.jobs.len()),
             n_jobs_over: count(new.jobs.iter().filter(|job| job.state.is_over()).count()),
             last_seq: new.first.len() as u64,
+            pinned: None,
+            logs_collected_at: None,
         };
         row.id = insert(db, &row).await?;
         if let Some(frozen) = &new.plan {
@@ -196,7 +201,7 @@ async fn insert(db: &mut Db, row: &RunRow) -> Result<RunId, StoreError> {
 }
 
 async fn apply(db: &mut Db, append: &Append) -> Result<(), StoreError> {
-    let Append { run, events, row, jobs, artifacts } = append;
+    let Append { run, events, row, jobs, artifacts, key } = append;
     advance(db, *run, events.first().map(|event| event.seq), events.len()).await?;
     event::check_sequence(events, events.first().map_or(1, |event| event.seq))?;
     if let Some(row) = row {
@@ -204,7 +209,8 @@ async fn apply(db: &mut Db, append: &Append) -> Result<(), StoreError> {
     }
     event::insert(db, *run, events).await?;
     job::upsert(db, *run, jobs).await?;
-    artifact::insert(db, artifacts).await
+    artifact::insert(db, artifacts).await?;
+    job_key::insert(db, key.as_ref()).await
 }
 
 /// Moves `last_seq` on, if nobody else has.
@@ -215,12 +221,16 @@ async fn advance(
     n_events: usize,
 ) -> Result<(), StoreError> {
     if let Some(first) = first {
-        let sql = "UPDATE run SET last_seq = last_seq + ?3 WHERE id = ?1 AND last_seq = ?2 - 1";
+        let sql = "UPDATE run SET last_seq = last_seq + ?3 WHERE id = ?1 AND last_seq = ?2 - 1 \
+                   AND gone_at IS NULL";
         if db.execute(sql, &values![run, first, n_events]).await? > 0 {
             return Ok(());
         }
     }
-    match (db.exists("SELECT id FROM run WHERE id = ?1", &values![run]).await?, first) {
+    match (
+        db.exists("SELECT id FROM run WHERE id = ?1 AND gone_at IS NULL", &values![run]).await?,
+        first,
+    ) {
         (false, _) => Err(StoreError::NotFound("run")),
         (true, Some(_)) => Err(StoreError::Conflict(run)),
         (true, None) => Ok(()),
@@ -229,7 +239,7 @@ async fn advance(
 
 async fn update(db: &mut Db, run: RunId, row: &RunUpdate) -> Result<(), StoreError> {
     let sql = "UPDATE run SET state = ?2, reason = ?3, started_at = ?4, finished_at = ?5, \
-               n_jobs_over = ?6 WHERE id = ?1";
+               n_jobs_over = ?6, log_bytes = NULL WHERE id = ?1";
     let reason = row.reason.as_ref().map(to_json).transpose()?;
     let values =
         values![run, row.state.as_str(), reason, row.started_at, row.finished_at, row.n_jobs_over];
@@ -285,6 +295,13 @@ fn read(row: &Row<'_>) -> Result<RunRow, StoreError> {
         n_jobs: row.count(11)?,
         n_jobs_over: row.count(12)?,
         last_seq: row.count(13)?,
+        pinned: row
+            .time(14)?
+            .map(|at| {
+                Ok::<_, StoreError>(Pin { at, by: row.get::<Option<_>>(15)?.unwrap_or_default() })
+            })
+            .transpose()?,
+        logs_collected_at: row.time(16)?,
     })
 }
 

@@ -66,6 +66,7 @@ async fn an_append_writes_events_and_the_rows_that_follow(place: Place) {
         row: Some(update),
         jobs: vec![job.clone()],
         artifacts: vec![(attempt, artifact("ü/b")), (attempt, artifact("b"))],
+        key: None,
     };
     store.append(append).await.unwrap();
 
@@ -78,7 +79,12 @@ async fn an_append_writes_events_and_the_rows_that_follow(place: Place) {
     assert_eq!(store.job_events(run.id, JobIndex(1)).await, Ok(events[..2].to_vec()));
     let first = sample::job_row(0, JobState::Queued);
     assert_eq!(store.jobs(run.id).await, Ok(vec![first, job.clone()]));
-    let row = |path| ArtifactRow { attempt, job: job.name.clone(), artifact: artifact(path) };
+    let row = |path| ArtifactRow {
+        attempt,
+        job: job.name.clone(),
+        artifact: artifact(path),
+        collected_at: None,
+    };
     assert_eq!(store.artifacts(run.id).await, Ok(vec![row("b"), row("ü/b")]));
 }
 
@@ -91,7 +97,7 @@ async fn events_come_back_as_they_were(place: Place) {
         EventKind::StepStarted { lease, step: 0, log_from: u64::MAX },
         EventKind::StepFinished { lease, step: 0, exit: Exit::Killed { signal: 9 }, log_to: 7 },
         EventKind::Lapsed { lease, message: "nul \0, tab \t, 'quote', \u{10ffff}".into() },
-        EventKind::RerunAsked { jobs: vec![JobIndex(1)], by: String::new() },
+        EventKind::RerunAsked { jobs: vec![JobIndex(1)], by: String::new(), from: None },
         EventKind::Finished {
             lease,
             outcome: Outcome::StepFailed { step: 0, exit: Exit::OutOfMemory { limit_bytes: None } },
@@ -103,7 +109,7 @@ async fn events_come_back_as_they_were(place: Place) {
         },
     ];
     let events: Vec<Event> = (2..).zip(kinds).map(|(seq, kind)| sample::event(seq, kind)).collect();
-    let append = Append { run, events: events.clone(), row: None, jobs: vec![], artifacts: vec![] };
+    let append = Append { events: events.clone(), ..sample::append(run, 2) };
     store.append(append).await.unwrap();
     assert_eq!(store.events(run, 1).await, Ok(events));
 }
@@ -212,6 +218,7 @@ async fn a_thousand_jobs_are_one_append(place: Place) {
         row: None,
         jobs: (0..1000).map(|at| sample::job_row(at, JobState::Running)).collect(),
         artifacts: vec![],
+        key: None,
     };
     store.append(append.clone()).await.unwrap();
     assert_eq!(store.jobs(run).await, Ok(append.jobs));

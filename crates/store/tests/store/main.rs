@@ -13,6 +13,7 @@ mod server;
 mod append;
 mod crash;
 mod delivery;
+mod keep;
 mod project;
 mod run;
 mod secret;

@@ -70,7 +70,7 @@ pub async fn run(store: &Store, project: ProjectId) -> RunRow {
 
 pub fn append(run: RunId, seq: u64) -> Append {
     let events = vec![event(seq, EventKind::CancelAsked { by: format!("person {seq}") })];
-    Append { run, events, row: None, jobs: vec![], artifacts: vec![] }
+    Append { run, events, row: None, jobs: vec![], artifacts: vec![], key: None }
 }
 
 pub fn delivery(project: ProjectId, key: &str) -> NewDelivery {

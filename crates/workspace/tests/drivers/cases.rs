@@ -7,8 +7,17 @@ use std::pin::Pin;
 use kiln_model::layer::LayerId;
 use kiln_workspace::{Base, WorkspaceError, Workspaces};
 
-use crate::history::a_source_made_from_another_is_as_git_checks_it_out;
+use crate::boundary::*;
+use crate::caches::*;
+use crate::collide::*;
+use crate::digest::*;
+use crate::forms::*;
+use crate::history::{
+    a_full_source_takes_the_place_of_a_chain, a_source_made_from_another_is_as_git_checks_it_out,
+    the_history_of_a_real_repository_is_as_git_checks_it_out,
+};
 use crate::lab::{Lab, shell_in};
+use crate::packing::*;
 
 pub type Case = fn(Lab) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -49,6 +58,48 @@ pub fn cases() -> Vec<(&'static str, Case)> {
         odd_names_are_refused,
         a_tree_that_its_owner_may_not_write_is_removed,
         a_source_made_from_another_is_as_git_checks_it_out,
+        the_history_of_a_real_repository_is_as_git_checks_it_out,
+        a_full_source_takes_the_place_of_a_chain,
+        a_job_finds_what_an_earlier_one_left,
+        a_cache_that_nobody_changed_is_not_kept_again,
+        a_cache_that_was_removed_is_forgotten,
+        a_child_sees_what_its_parent_left_whatever_is_kept_since,
+        what_a_need_left_lies_over_a_cache,
+        a_cache_brings_back_nothing_beside_its_path,
+        a_cache_gives_way_to_a_file_of_the_source,
+        many_small_changes_are_merged,
+        a_scope_is_read_by_those_who_may,
+        a_damaged_cache_is_one_that_is_not_there,
+        the_last_of_two_savers_wins_whole,
+        a_folder_outside_the_workspace_is_found_again,
+        a_folder_of_kilns_own_is_no_cache,
+        a_boundary_is_what_its_step_found,
+        an_attempt_goes_on_from_another,
+        a_job_that_only_looks_has_boundaries_of_nothing,
+        a_crash_between_two_steps_loses_no_file,
+        a_lost_piece_is_missed_by_all_that_stand_on_it,
+        a_job_of_very_many_steps_keeps_them_all,
+        a_path_that_two_layers_changed_differently_is_found,
+        merging_and_agreeing_is_no_collision,
+        a_deletion_collides_with_a_change,
+        what_a_folder_made_anew_hides_is_a_collision,
+        layers_that_have_met_do_not_collide_again,
+        a_job_that_wants_no_files_has_none_and_its_child_has_all,
+        equal_changes_have_equal_digests,
+        a_digest_is_of_content_alone,
+        extended_attributes_count,
+        a_kept_digest_is_not_taken_for_another_layers,
+        a_layer_of_several_folders_has_the_digest_of_their_sum,
+        a_packed_layer_is_the_same_layer_elsewhere,
+        a_whole_view_is_packed_and_laid_out,
+        an_archive_that_is_refused_leaves_the_layer_as_it_was,
+        what_one_driver_left_another_shows,
+        attributes_sockets_and_owners_are_seen_by_the_child,
+        a_deep_tree_is_kept_and_removed,
+        a_thousand_layers_are_one_view,
+        the_layers_may_be_anywhere,
+        a_folder_of_a_layer_below_can_be_moved,
+        a_base_is_what_it_was_for_every_driver,
     ]
 }
 
@@ -247,7 +298,12 @@ fn working_tree(lab: &Lab, script: &str, hidden: &[&str]) -> Base {
     let root = lab.path("tree");
     std::fs::create_dir(&root).unwrap();
     shell_in(&root, script).unwrap();
-    Base::WorkingTree { root, hidden: hidden.iter().map(PathBuf::from).collect(), git: None }
+    Base::WorkingTree {
+        root,
+        hidden: hidden.iter().map(PathBuf::from).collect(),
+        git: None,
+        over: vec![],
+    }
 }
 
 async fn a_working_tree_is_seen_but_never_written(lab: Lab) {
@@ -277,7 +333,7 @@ fn list(lab: &Lab) -> Vec<u8> {
 async fn a_data_folder_inside_the_working_tree_is_not_seen(lab: Lab) {
     let root = lab.path("");
     std::fs::write(root.join("a"), "one\n").unwrap();
-    let base = Base::WorkingTree { root, hidden: vec![], git: None };
+    let base = Base::WorkingTree { root, hidden: vec![], git: None, over: vec![] };
     let (_, layer) = lab.job(&base, &[], "test ! -e layers; rm a; echo two > b").await;
     let script = "test ! -e layers; test ! -e a; cat b";
     assert_eq!(lab.job(&base, &[&layer.expect("it wrote")], script).await.0, "two\n");

@@ -33,7 +33,7 @@ pub async fn a_source_made_from_another_is_as_git_checks_it_out(mut lab: Lab) {
         eprintln!("seed {seed}: {n_from_others} of {N_COMMITS} were made from others");
         match driver {
             Driver::Overlay | Driver::OverlayUser => assert!(n_from_others >= 15),
-            Driver::Copy => assert_eq!(n_from_others, 0),
+            Driver::Reflink | Driver::Copy => assert_eq!(n_from_others, 0),
         }
         let Some((base, expected)) = last else { continue };
         // What was stacked can be copied too, where stacking is not possible any more.
@@ -67,22 +67,8 @@ async fn history(lab: &Lab, seed: u64, n_changes: usize) -> (usize, Option<(Base
         let submodule = submodule.as_ref().and_then(|path| path.strip_prefix(&files).ok());
         let commit = commit(&files, submodule);
         let tree = mirror.commit(&commit).unwrap().tree;
-        let made = near.as_ref().and_then(|near| {
-            let made = lab.workspaces.make_source_from(near, &tree, |from, into, index| {
-                let update = mirror.update(from, &tree, into, index);
-                let update = update.map_err(|error| error.to_string())?;
-                Ok(update.map(|update| Removed { gone: update.gone, emptied: update.emptied }))
-            });
-            made.unwrap()
-        });
-        let from_other = made.is_some();
+        let (layer, from_other) = made(lab, &mirror, near.as_deref(), &tree);
         n_from_others += usize::from(from_other);
-        let layer = made.unwrap_or_else(|| {
-            let fill = |into: &Path, index: &Path| {
-                mirror.checkout(&tree, into, index).map_err(|error| error.to_string())
-            };
-            lab.workspaces.make_source(&tree, fill).unwrap()
-        });
         let head = Head { commit: &commit, branch: Some("main") };
         let git = lab.workspaces.make_git(&commit, &tree, |into, index| {
             mirror.lend(head, index, into).map_err(|error| error.to_string())
@@ -223,4 +209,111 @@ fn paths(root: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
         }
     }
     (files, folders)
+}
+
+/// Commits of kiln itself, where the tests run in a checkout of it, from one to the next in any order:
+/// real trees, and differences of all sizes.
+pub async fn the_history_of_a_real_repository_is_as_git_checks_it_out(lab: Lab) {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    if !checkout.join(".git").exists() {
+        println!("these sources are in no repository");
+        return;
+    }
+    let folder = lab.path("real");
+    std::fs::create_dir(&folder).unwrap();
+    // Where the repository is, in a name of its own: it may not be this user's.
+    let script = format!(
+        "{OWN_GIT}; git clone -q --no-checkout \"$(cd {checkout:?} && pwd)\" files && cd files && \
+         git rev-list --max-count=40 HEAD > ../commits"
+    );
+    if shell_in(&folder, &script).is_err() {
+        println!("the repository of these sources is not ours to read");
+        return;
+    }
+    let text = std::fs::read_to_string(folder.join("commits")).unwrap();
+    let mut commits: Vec<&str> = text.lines().collect();
+    let mut random = Rng::with_seed(7);
+    random.shuffle(&mut commits);
+    let files = folder.join("files");
+    let mirror = Mirror::open(&folder.join("mirror"), &Location::Path(files)).unwrap();
+    let (mut there, mut n_from_others) = (Vec::<String>::new(), 0);
+    for commit in commits {
+        let tree = mirror.commit(commit).unwrap().tree;
+        let near = (!there.is_empty()).then(|| there[random.usize(..there.len())].clone());
+        let (layer, from_other) = made(&lab, &mirror, near.as_deref(), &tree);
+        n_from_others += usize::from(from_other);
+        let head = Head { commit, branch: None };
+        let git = lab.workspaces.make_git(commit, &tree, |into, index| {
+            mirror.lend(head, index, into).map_err(|error| error.to_string())
+        });
+        let base = Base::Source { layer, git: Some(git.unwrap()) };
+        let (seen, _) = lab.job(&base, &[], SHOW).await;
+        assert_eq!(seen, checked_out(&folder, commit), "{commit}");
+        there.push(tree);
+    }
+    eprintln!("{n_from_others} of {} were made from others", there.len());
+}
+
+/// The source of a tree, from another where that can be; and whether it was.
+fn made(
+    lab: &Lab,
+    mirror: &Mirror,
+    near: Option<&str>,
+    tree: &str,
+) -> (kiln_model::layer::LayerId, bool) {
+    let made = near.and_then(|near| {
+        let made = lab.workspaces.make_source_from(near, tree, |from, into, index| {
+            let update = mirror.update(from, tree, into, index);
+            let update = update.map_err(|error| error.to_string())?;
+            Ok(update.map(|update| Removed { gone: update.gone, emptied: update.emptied }))
+        });
+        made.unwrap()
+    });
+    if let Some(layer) = made {
+        return (layer, true);
+    }
+    let fill = |into: &Path, index: &Path| {
+        mirror.checkout(tree, into, index).map_err(|error| error.to_string())
+    };
+    (lab.workspaces.make_source(tree, fill).unwrap(), false)
+}
+
+/// Flattened in the background: what lies over the chain stays as it is, what comes next stands on the
+/// full source.
+pub async fn a_full_source_takes_the_place_of_a_chain(lab: Lab) {
+    let files = lab.path("files");
+    std::fs::create_dir(&files).unwrap();
+    let script =
+        format!("{OWN_GIT}; git init -q -b main; for i in $(seq 200); do echo $i > f$i; done");
+    shell_in(&files, &script).unwrap();
+    let mirror = Mirror::open(&lab.path("mirror"), &Location::Path(files.clone())).unwrap();
+    let mut trees = Vec::<String>::new();
+    let mut layers = Vec::new();
+    for n in 0..4 {
+        std::fs::write(files.join("f1"), format!("change {n}\n")).unwrap();
+        let tree = mirror.commit(&commit(&files, None)).unwrap().tree;
+        layers.push(made(&lab, &mirror, trees.last().map(String::as_str), &tree).0);
+        trees.push(tree);
+    }
+    let base = |n: usize| Base::Source { layer: layers[n].clone(), git: None };
+    let show = "cat f1 f2; ls | wc -l";
+    let (over_chain, _) = lab.job(&base(3), &[], show).await;
+    let n_before = lab.workspaces.n_sources(&trees[2]);
+    lab.workspaces
+        .make_full_source(&trees[2], |into, index| {
+            mirror.checkout(&trees[2], into, index).map_err(|error| error.to_string())
+        })
+        .unwrap();
+    let n_after = lab.workspaces.n_sources(&trees[2]);
+    let expected = if lab.workspaces.driver().mounts() { (3, 1) } else { (1, 1) };
+    assert_eq!((n_before, n_after), expected);
+    assert_eq!(lab.job(&base(3), &[], show).await.0, over_chain);
+    let (flat, _) = lab.job(&base(2), &[], show).await;
+    assert_eq!(flat, "change 2\n2\n200\n");
+    std::fs::write(files.join("f1"), "the next\n").unwrap();
+    let tree = mirror.commit(&commit(&files, None)).unwrap().tree;
+    let (layer, _) = made(&lab, &mirror, Some(&trees[2]), &tree);
+    assert!(lab.workspaces.n_sources(&tree) <= 2);
+    let (next, _) = lab.job(&Base::Source { layer, git: None }, &[], show).await;
+    assert_eq!(next, "the next\n2\n200\n");
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use kiln_executor::{Executor, HostExecutor, Session, SessionSpec, StepCommand};
 use kiln_model::layer::LayerId;
 use kiln_model::{AttemptId, Exit, JobIndex, RunId};
-use kiln_workspace::{Base, Driver, Workspaces};
+use kiln_workspace::{Base, Driver, Prepared, Workspaces};
 use tokio::sync::watch;
 
 pub struct Lab {
     pub folder: tempfile::TempDir,
     pub workspaces: Workspaces,
-    executor: HostExecutor,
+    pub executor: HostExecutor,
     next: AtomicU32,
 }
 
@@ -58,13 +58,31 @@ impl Lab {
         layers: &[LayerId],
         script: &str,
     ) -> String {
-        let prepared =
-            self.workspaces.prepare(attempt, "place", base, layers, &[]).expect("it is ready");
+        self.run_on(attempt, base, (layers, &[]), script).await
+    }
+
+    /// On layers, and on others that are the attempt's own.
+    pub async fn run_on(
+        &self,
+        attempt: AttemptId,
+        base: &Base,
+        (layers, own): (&[LayerId], &[LayerId]),
+        script: &str,
+    ) -> String {
+        let prepared = self.workspaces.prepare(attempt, "place", base, layers, own);
+        self.run_in(attempt, prepared.expect("it is ready"), script).await
+    }
+
+    /// In a workspace that is made.
+    pub async fn run_in(&self, attempt: AttemptId, prepared: Prepared, script: &str) -> String {
         let log = self.folder.path().join(format!("{attempt}.log"));
         let spec = SessionSpec {
             attempt,
             attempt_dir: self.workspaces.attempt_dir(attempt),
             mount: prepared.mount,
+            further: prepared.further,
+            preface: Vec::new(),
+            container: None,
             directory: prepared.directory,
             env: BTreeMap::from([
                 ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
@@ -89,6 +107,35 @@ impl Lab {
         let printed = std::fs::read_to_string(log).unwrap_or_default();
         assert_eq!(exit, Exit::SUCCESS, "{script}: {printed}");
         printed
+    }
+
+    /// Whether the file system of the layers does not take an extended attribute.
+    pub fn attribute_is_refused(&self, name: &str) -> bool {
+        let file = self.path("attributes");
+        std::fs::write(&file, "").expect("the folder can be written to");
+        rustix::fs::setxattr(&file, name, b"x", rustix::fs::XattrFlags::empty()).is_err()
+    }
+
+    /// Gives a file that an attempt has written an extended attribute, before it is sealed.
+    pub fn set_attribute(&self, attempt: AttemptId, file: &str, name: &str, value: &str) {
+        let file = self.written(attempt, file);
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&file, name, value.as_bytes(), flags)
+            .expect("the file system has them");
+    }
+
+    /// An extended attribute of a file that an attempt has written, before it is sealed.
+    pub fn attribute(&self, attempt: AttemptId, file: &str, name: &str) -> String {
+        let mut value = vec![0; 100];
+        let n = rustix::fs::getxattr(self.written(attempt, file), name, &mut value[..]);
+        value.truncate(n.expect("it has the attribute"));
+        String::from_utf8(value).expect("it is text")
+    }
+
+    fn written(&self, attempt: AttemptId, file: &str) -> PathBuf {
+        let dir = self.workspaces.attempt_dir(attempt);
+        let files = ["upper", "tree"].map(|top| dir.join(top).join(file));
+        files.into_iter().find(|file| file.exists()).expect("the attempt has the file")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

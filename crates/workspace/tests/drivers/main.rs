@@ -5,7 +5,13 @@
 //! root once more as nobody, in user namespaces.
 
 mod cases;
+mod boundary;
+mod caches;
+mod collide;
+mod digest;
+mod forms;
 mod history;
+mod packing;
 mod lab;
 
 use std::process::ExitCode;
@@ -17,6 +23,7 @@ use kiln_workspace::Driver;
 use lab::Lab;
 
 const AS_NOBODY: &str = "--as-nobody";
+const ON_SHARED_BLOCKS: &str = "--on-shared-blocks";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -39,7 +46,11 @@ fn main() -> ExitCode {
     if overlay.is_none() {
         println!("this machine mounts no overlays");
     }
-    let drivers: Vec<_> = [("copy", Driver::Copy)].into_iter().chain(overlay).collect();
+    let shares = args.iter().any(|arg| arg == ON_SHARED_BLOCKS);
+    let drivers: Vec<_> = match shares {
+        true => vec![("reflink", Driver::Reflink)],
+        false => [("copy", Driver::Copy)].into_iter().chain(overlay).collect(),
+    };
     let filter = args.iter().find(|arg| !arg.starts_with("--")).map_or("", String::as_str);
 
     let selected: Vec<_> = cases.iter().filter(|(name, _)| name.contains(filter)).collect();
@@ -53,10 +64,14 @@ fn main() -> ExitCode {
             *(if passed { &mut n_passed } else { &mut n_failed }) += 1;
         }
     }
-    if !nobody && kind == Some(OverlayKind::Root) {
-        let passed = run_as_nobody(filter);
-        println!("test as_nobody ... {}", if passed { "ok" } else { "FAILED" });
-        *(if passed { &mut n_passed } else { &mut n_failed }) += 1;
+    if !nobody && !shares && kind == Some(OverlayKind::Root) {
+        for (name, run) in
+            [("as_nobody", run_as_nobody as fn(&str) -> bool), ("reflink", run_on_xfs)]
+        {
+            let passed = run(filter);
+            println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+            *(if passed { &mut n_passed } else { &mut n_failed }) += 1;
+        }
     }
     let word = if n_failed == 0 { "ok" } else { "FAILED" };
     println!(
@@ -79,6 +94,25 @@ fn run_as_nobody(filter: &str) -> bool {
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     command.arg(&program).args([AS_NOBODY, filter]).env("TMPDIR", folder.path());
     let done = process::any_output(&mut command).expect("setpriv is part of util-linux");
+    println!("{}", String::from_utf8_lossy(&done.stdout));
+    eprint!("{}", String::from_utf8_lossy(&done.stderr));
+    done.status.success()
+}
+
+/// The same program on a file system whose files share blocks. Mounted in a namespace of its own, so
+/// that nothing is left of it.
+fn run_on_xfs(filter: &str) -> bool {
+    const MOUNT: &str = "truncate -s 1G \"$1\"; mkfs.xfs -q -m reflink=1 \"$1\"; \
+                         mount -o loop \"$1\" \"$2\"; shift 2; TMPDIR=$MOUNTED exec \"$@\"";
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (image, mounted) = (folder.path().join("image"), folder.path().join("mounted"));
+    std::fs::create_dir(&mounted).expect("it is ours");
+    let mut command = process::command("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+    command.arg(MOUNT).arg("sh").arg(&image).arg(&mounted);
+    command.arg(std::env::current_exe().expect("a test has a path"));
+    command.args([ON_SHARED_BLOCKS, filter]).env("MOUNTED", &mounted);
+    let done = process::any_output(&mut command).expect("unshare is part of util-linux");
     println!("{}", String::from_utf8_lossy(&done.stdout));
     eprint!("{}", String::from_utf8_lossy(&done.stderr));
     done.status.success()

@@ -22,26 +22,44 @@ impl Init {
             return Ok(());
         }
         if !grace.is_zero() {
-            signal_all(Signal::TERM);
+            self.signal_all(Signal::TERM);
             // A stopped process hears TERM only when it goes on.
-            signal_all(Signal::CONT);
+            self.signal_all(Signal::CONT);
             if self.wait_for_all(now() + grace, Patience::WhileAwaited) {
                 return Ok(());
             }
         }
         let give_up_at = now() + KILL_FOR;
         while now() < give_up_at {
-            signal_all(Signal::KILL);
+            self.signal_all(Signal::KILL);
             if self.wait_for_all(now() + ROUND, Patience::ToTheEnd) {
                 return Ok(());
             }
         }
-        let left: Vec<String> = all().iter().map(ToString::to_string).collect();
+        let left: Vec<String> = self.descendants().iter().map(ToString::to_string).collect();
         Err(StepError::Close(format!("these processes cannot be killed: {}", left.join(", "))))
     }
 
+    /// Every process of the job, parents before children.
+    pub(super) fn descendants(&self) -> Vec<i32> {
+        let mut found = all();
+        if let Some(container) = &self.container {
+            found.retain(|pid| !container.is_stage(*pid));
+        }
+        found
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        for pid in self.descendants() {
+            if let Some(pid) = Pid::from_raw(pid) {
+                // It may have ended by now.
+                let _ = rustix::process::kill_process(pid, signal);
+            }
+        }
+    }
+
     /// Whether all were gone before `until`.
-    fn wait_for_all(&mut self, until: Duration, patience: Patience) -> bool {
+    pub(super) fn wait_for_all(&mut self, until: Duration, patience: Patience) -> bool {
         loop {
             if !self.reap() {
                 return true;
@@ -80,7 +98,7 @@ impl Init {
 
 /// How long a wait may go on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
+pub(super) enum Patience {
     /// As long as the owner is there. A grace that nobody waits for helps nobody: the owner was
     /// killed, or its person has pressed Ctrl-C twice.
     WhileAwaited,
@@ -90,15 +108,6 @@ enum Patience {
 struct Stirred {
     output: bool,
     owner_gone: bool,
-}
-
-fn signal_all(signal: Signal) {
-    for pid in all() {
-        if let Some(pid) = Pid::from_raw(pid) {
-            // It may have ended by now.
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
 }
 
 /// Every descendant of this process, parents before children.

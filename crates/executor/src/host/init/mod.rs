@@ -25,8 +25,11 @@ mod descendants;
 mod log;
 mod setup;
 mod step;
+mod remount;
+mod visit;
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -35,13 +38,17 @@ use std::time::Duration;
 use kiln_model::limit;
 use kiln_stdx::{Clock, SystemClock};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use self::log::Log;
-use self::setup::Failed;
-pub(super) use self::setup::enter_namespace;
+pub(in crate::host) use self::setup::Failed;
+pub(super) use self::setup::{Users, enter_namespace};
+use self::visit::Visit;
 use super::attach;
-use super::wire::{Ask, Inbox, Opening, State, Tell, encode};
+use super::container::Container;
+use super::wire::{Ask, DESCRIPTORS_MAX, Inbox, Opening, State, Tell, encode};
 use super::{probe, sys};
 use crate::StepDone;
 use crate::StepError;
@@ -75,10 +82,15 @@ struct Init {
     announced: Announced,
     running: Option<Running>,
     done: Vec<StepDone>,
+    visit: Option<Visit>,
     /// When an orphan's time is up.
     orphan_until: Option<Duration>,
     /// The mount table of its own namespace, to be asked whether it has changed.
     mounts: Option<OwnedFd>,
+    /// Which mount the workspace is, where the kernel tells.
+    mounted: Option<u64>,
+    /// Where the steps run, when that is not the machine itself.
+    container: Option<Container>,
     /// Between two jobs.
     resting: bool,
 }
@@ -154,17 +166,23 @@ fn serve(mut control: UnixStream) -> io::Result<()> {
 
 fn receive(from: &mut UnixStream, inbox: &mut Inbox) -> io::Result<usize> {
     let mut bytes = [0; 16 << 10];
-    loop {
-        match from.read(&mut bytes) {
-            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => return Err(cause),
-            Ok(n) => {
-                inbox.bytes.extend_from_slice(&bytes[..n]);
-                bytes.fill(0);
-                return Ok(n);
-            }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut attached = RecvAncillaryBuffer::new(&mut space);
+    let n = loop {
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        match rustix::net::recvmsg(&*from, &mut into, &mut attached, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            other => break other?.bytes,
+        }
+    };
+    inbox.bytes.extend_from_slice(&bytes[..n]);
+    bytes.fill(0);
+    for message in attached.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            inbox.descriptors.extend(received);
         }
     }
+    Ok(n)
 }
 
 fn now() -> Duration {
@@ -262,9 +280,12 @@ impl Init {
                         && running.child == pid
                     {
                         running.ended = Some(status);
+                    } else if let Some(visit) = &mut self.visit {
+                        visit.heed(pid, status);
                     }
                 }
-                Ok(None) => return true,
+                // The stage of a container is no process of the job.
+                Ok(None) => return self.container.is_none() || !self.descendants().is_empty(),
                 Err(_) => return false,
             }
         }
@@ -292,12 +313,15 @@ impl Init {
         match ask {
             Ask::Step(command) => self.begin(command),
             Ask::Cancel => self.cancel(),
+            Ask::Visit { command, on } => self.begin_visit(&command, on),
+            Ask::Signal { number } => self.signal_visit(number),
             Ask::Seen => self.announced.unheard = false,
             Ask::Attach => {
                 let state = Tell::State(State {
                     done: self.done.clone(),
                     running: self.running.as_ref().map(|running| running.counter),
                     n_log_bytes: self.log.n_bytes(),
+                    mount: self.spec.mount.clone(),
                 });
                 self.announced = Announced { n_bytes: self.log.n_bytes(), ..Announced::default() };
                 self.tell(&state);
@@ -305,6 +329,10 @@ impl Init {
             Ask::Collect { rules, objects } => {
                 let collected = collect::collect(&self.spec.directory, &rules, &objects);
                 self.tell(&Tell::Collected(collected));
+            }
+            Ask::Remount(mount) => {
+                let remounted = self.remount(mount.map(|mount| *mount));
+                self.tell(&Tell::Remounted(remounted));
             }
             Ask::Close => {
                 let closed = self.close();
@@ -353,6 +381,7 @@ impl Init {
         if self.running.as_ref().is_some_and(|running| running.ended.is_some()) {
             self.finish_step();
         }
+        self.finish_visit();
         let now = now();
         if self.running.as_ref().and_then(|running| running.deadline).is_some_and(|at| at <= now) {
             self.time_out();
@@ -400,7 +429,10 @@ impl Init {
     /// As [`Init::close`], or, when its place is as it was at the start, waits for another job.
     fn rest(&mut self) -> Flow {
         let ended = self.end_job();
-        if ended.is_ok() && self.mounts.as_ref().is_some_and(is_unchanged) {
+        if ended.is_ok()
+            && self.container.is_none()
+            && self.mounts.as_ref().is_some_and(is_unchanged)
+        {
             self.done.clear();
             self.resting = true;
             self.tell(&Tell::Resting);
@@ -415,6 +447,7 @@ impl Init {
     fn end_job(&mut self) -> Result<(), StepError> {
         let killed = self.quell(self.spec.grace.min(CLOSE_GRACE_MAX));
         self.running = None;
+        self.visit = None;
         self.drain();
         // What was lost after the last step has had no other occasion to be told.
         let synced = self.log.sync().and(self.log.trouble().cloned().map_or(Ok(()), Err));
@@ -422,17 +455,26 @@ impl Init {
     }
 
     fn leave(&self) -> Result<(), StepError> {
+        if let Some(container) = &self.container {
+            container.end();
+        }
         let unmounted = self.unmount();
         attach::remove_traces(&self.spec.attempt_dir);
         unmounted
     }
 
     fn unmount(&self) -> Result<(), StepError> {
-        let Some(mount) = &self.spec.mount else { return Ok(()) };
-        kiln_stdx::overlay::unmount(&mount.at).map_err(|cause| {
-            let why = crate::contract::words(&cause);
-            StepError::Close(format!("cannot unmount `{}`: {why}", mount.at.display()))
-        })
+        // The last one first: it may lie in one before it.
+        let mounts = self.spec.mount.iter().chain(&self.spec.further).rev();
+        let mut done = Ok(());
+        for mount in mounts {
+            let unmounted = kiln_stdx::overlay::unmount(&mount.at).map_err(|cause| {
+                let why = crate::contract::words(&cause);
+                StepError::Close(format!("cannot unmount `{}`: {why}", mount.at.display()))
+            });
+            done = done.and(unmounted);
+        }
+        done
     }
 }
 

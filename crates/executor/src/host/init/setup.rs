@@ -11,8 +11,10 @@ use rustix::mount::MountPropagationFlags;
 use rustix::pipe::PipeFlags;
 
 use super::log::Log;
+use super::remount::mount_id;
 use super::{Announced, Flow, Inbox, Init, Opening, Tell, attach, sys};
 use crate::contract::words;
+use crate::host::container::Container;
 use crate::host::wire::Refusal;
 
 /// Why a session could not be made. Whatever was made goes with the process.
@@ -22,11 +24,19 @@ impl Failed {
     fn because(what: &str, cause: &io::Error) -> Self {
         Self(Refusal::Other(format!("{what}: {}", words(cause))))
     }
+
+    pub(in crate::host) fn isolation(what: &str, cause: &io::Error) -> Self {
+        Self::words(&format!("{what}: {}", words(cause)))
+    }
+
+    pub(in crate::host) fn words(why: &str) -> Self {
+        Self(Refusal::Isolation(why.to_owned()))
+    }
 }
 
 impl Init {
     /// Everything up to the first step.
-    pub(super) fn open(spec: Opening, inbox: Inbox) -> Result<Self, Failed> {
+    pub(super) fn open(mut spec: Opening, inbox: Inbox) -> Result<Self, Failed> {
         let name = format!("kiln-init {}", spec.attempt);
         sys::set_process_name(c"kiln-init", &name);
         let _ = rustix::process::setsid();
@@ -44,7 +54,12 @@ impl Init {
         }
         let door = make_door(&spec)?;
         if let Some(mount) = &spec.mount {
-            enter_namespace(mount.user)?;
+            let inside = match (mount.user, &spec.container) {
+                (false, _) => Users::All,
+                (true, None) => Users::Same,
+                (true, Some(_)) => Users::Root,
+            };
+            enter_namespace(inside)?;
         }
         // After that: the number of the namespace is part of what identifies the session.
         attach::write_init(&spec.attempt_dir).map_err(|cause| {
@@ -54,11 +69,23 @@ impl Init {
         if let Some(mount) = &spec.mount {
             overlay::mount(mount).map_err(|error| Failed(Refusal::Mount(with_cause(&error))))?;
         }
+        let refused = mount_further(&mut spec);
         super::open_folder(&spec.directory).map_err(|cause| {
             Failed::because(&format!("cannot open `{}`", spec.directory.display()), &cause)
         })?;
+        let container = match (&spec.container, &spec.mount) {
+            (Some(wanted), Some(mount)) => {
+                Some(Container::make(wanted, &spec.directory, mount.user)?)
+            }
+            (Some(_), None) => return Err(Failed::words("a container needs a mounted workspace")),
+            (None, _) => None,
+        };
+        spec.preface.extend(container.as_ref().and_then(Container::remark));
         // Without a mount of its own there is nothing that would be worth keeping.
         let mounts = spec.mount.as_ref().and_then(|_| open_mounts().ok());
+        let mounted = spec.mount.as_ref().and_then(|mount| mount_id(&mount.at));
+        // Not said before the first step: a session that nobody may use has no log.
+        spec.preface.extend(refused);
         let log = Log::new(&spec);
         Ok(Self {
             spec,
@@ -72,8 +99,11 @@ impl Init {
             announced: Announced::default(),
             running: None,
             done: Vec::new(),
+            visit: None,
             orphan_until: None,
             mounts,
+            mounted,
+            container,
             resting: false,
         })
     }
@@ -81,6 +111,9 @@ impl Init {
     /// Another job in the place of one that left it as it had found it.
     pub(super) fn renew(&mut self, spec: Opening) -> Flow {
         let place = |mount: &Mount| (mount.lowers.clone(), mount.at.clone(), mount.user);
+        if !spec.further.is_empty() || !self.spec.further.is_empty() {
+            return self.lose_owner();
+        }
         if spec.mount.as_ref().map(place) != self.spec.mount.as_ref().map(place) {
             return self.lose_owner();
         }
@@ -102,6 +135,20 @@ impl Init {
         self.tell(&Tell::Opened);
         Flow::GoOn
     }
+}
+
+/// Mounts what the job can do without. Leaves only those in `spec` that stand, and gives what is to be
+/// said of the others.
+fn mount_further(spec: &mut Opening) -> Vec<String> {
+    let mut refused = Vec::new();
+    spec.further.retain(|mount| match overlay::mount(mount) {
+        Ok(()) => true,
+        Err(error) => {
+            refused.push(with_cause(&error));
+            false
+        }
+    });
+    refused
 }
 
 /// Reading end, writing end.
@@ -136,9 +183,21 @@ fn make_door(spec: &Opening) -> Result<Option<UnixListener>, Failed> {
         .map_err(|cause| Failed::because(&format!("cannot listen on `{}`", path.display()), &cause))
 }
 
+/// Which users a namespace knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::host) enum Users {
+    /// Those of the machine: only its root may do this.
+    All,
+    /// Our own user, under its own number: the steps see themselves, and may do what they may outside.
+    Same,
+    /// Our own user, as root.
+    Root,
+}
+
 /// A private view of the mounts: what is mounted in it ends with the session. What the machine
 /// mounts or unmounts meanwhile is still followed, so that no job keeps a disk busy.
-pub(in crate::host) fn enter_namespace(user: bool) -> Result<(), Failed> {
+pub(in crate::host) fn enter_namespace(users: Users) -> Result<(), Failed> {
+    let user = users != Users::All;
     let failed = |what: &str, cause: &io::Error| {
         Failed(Refusal::Isolation(format!("{what}: {}", words(cause))))
     };
@@ -148,11 +207,11 @@ pub(in crate::host) fn enter_namespace(user: bool) -> Result<(), Failed> {
         false => failed("cannot make a mount namespace", &cause),
     })?;
     if user {
-        // Each to itself: the steps see their own user, and may do in there what it may.
+        let inside = |own: u32| if users == Users::Root { 0 } else { own };
         for (file, text) in [
             ("/proc/self/setgroups", "deny".to_owned()),
-            ("/proc/self/uid_map", format!("{} {} 1", uid.as_raw(), uid.as_raw())),
-            ("/proc/self/gid_map", format!("{} {} 1", gid.as_raw(), gid.as_raw())),
+            ("/proc/self/uid_map", format!("{} {} 1", inside(uid.as_raw()), uid.as_raw())),
+            ("/proc/self/gid_map", format!("{} {} 1", inside(gid.as_raw()), gid.as_raw())),
         ] {
             std::fs::write(Path::new(file), text)
                 .map_err(|cause| failed(&format!("cannot write `{file}`"), &cause))?;
@@ -164,7 +223,7 @@ pub(in crate::host) fn enter_namespace(user: bool) -> Result<(), Failed> {
 }
 
 /// An error and its causes in one line.
-fn with_cause(error: &dyn std::error::Error) -> String {
+pub(super) fn with_cause(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -8,18 +8,19 @@ use std::path::{Component, Path};
 use std::time::Duration;
 
 use kiln_model::Exit;
-use rustix::process::Pid;
+use rustix::process::{Pid, WaitStatus};
 
 use super::{Init, Running, StepDone, Tell, collect, now};
 use crate::contract::words;
-use crate::host::sys::{self, Candidate, Launch};
+use crate::host::container::Container;
+use crate::host::sys::{self, Candidate, Launch, StepStreams};
 use crate::{StepCommand, StepError};
 
 /// Where a program is looked for when the step's environment has no `PATH`, as the C library does.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Why nothing is running now.
-enum NotStarted {
+pub(super) enum NotStarted {
     /// The step's own fault: a program that is not there. It ends like any other step.
     Exit(u8, String),
     Trouble(StepError),
@@ -32,10 +33,19 @@ impl Init {
             let error = StepError::Command("another step is running".to_owned());
             return self.tell(&Tell::StepOver(Err(error)));
         }
+        for line in std::mem::take(&mut self.spec.preface) {
+            self.log.say(&line);
+        }
         if let Some(trouble) = self.log.trouble() {
             return self.tell(&Tell::StepOver(Err(trouble.clone())));
         }
-        match self.start(&command) {
+        let streams = StepStreams {
+            stdin: self.null.as_raw_fd(),
+            stdout: self.output.1.as_raw_fd(),
+            stderr: self.output.1.as_raw_fd(),
+            terminal: false,
+        };
+        match self.start(&command, streams) {
             Ok(child) => {
                 self.running = Some(Running {
                     counter: self.done.len() as u32,
@@ -54,10 +64,19 @@ impl Init {
         }
     }
 
-    fn start(&self, command: &StepCommand) -> Result<Pid, NotStarted> {
+    pub(super) fn start(
+        &self,
+        command: &StepCommand,
+        streams: StepStreams,
+    ) -> Result<Pid, NotStarted> {
         let directory = self.directory(command)?;
-        let env = self.spec.env.iter().chain(&command.env).collect::<BTreeMap<_, _>>();
-        let path = env.get(&"PATH".to_owned()).map_or(DEFAULT_PATH, |path| path.as_str());
+        let mut env: BTreeMap<&str, &str> = BTreeMap::new();
+        if let Some(container) = &self.container {
+            env.insert("HOME", &container.identity.home);
+        }
+        let given = self.spec.env.iter().chain(&command.env);
+        env.extend(given.map(|(key, value)| (key.as_str(), value.as_str())));
+        let path = env.get("PATH").copied().unwrap_or(DEFAULT_PATH);
         let Some(program) = command.argv.first().filter(|program| !program.is_empty()) else {
             return Err(NotStarted::Trouble(StepError::Command("the command is empty".to_owned())));
         };
@@ -88,16 +107,45 @@ impl Init {
             argv: &argv,
             envp: &envp,
             directory: directory.as_raw_fd(),
-            stdin: self.null.as_raw_fd(),
-            output: self.output.1.as_raw_fd(),
+            entry: self.container.as_ref().map(Container::entry),
+            streams,
         });
         launched.map_err(|failure| match failure.candidate {
-            Some(at) => explain(program, &files[at], failure.errno, &directory),
+            Some(at) => self.explain(program, &files[at], failure.errno, &directory),
             None => {
                 let cause = io::Error::from_raw_os_error(failure.errno);
                 NotStarted::Trouble(StepError::Spawn(words(&cause)))
             }
         })
+    }
+
+    /// Why a program did not start, in the exit codes that shells use.
+    fn explain(
+        &self,
+        program: &str,
+        file: &CString,
+        errno: i32,
+        directory: &OwnedFd,
+    ) -> NotStarted {
+        let exists = || match &self.container {
+            Some(container) => container.has(file, directory),
+            None => {
+                rustix::fs::statat(directory, file.as_c_str(), rustix::fs::AtFlags::empty()).is_ok()
+            }
+        };
+        let (code, why) = match errno {
+            libc::ENOENT if program.contains('/') && exists() => {
+                (126, "the interpreter that it names is missing".to_owned())
+            }
+            libc::ENOENT | libc::ENOTDIR => (127, "command not found".to_owned()),
+            // The machine's trouble, not the command's.
+            libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EIO => {
+                let cause = words(&io::Error::from_raw_os_error(errno));
+                return NotStarted::Trouble(StepError::Spawn(format!("`{program}`: {cause}")));
+            }
+            errno => (126, words(&io::Error::from_raw_os_error(errno))),
+        };
+        NotStarted::Exit(code, format!("cannot run `{program}`: {why}"))
     }
 
     /// The folder that the step runs in, which is in the workspace.
@@ -107,8 +155,11 @@ impl Init {
             NotStarted::Trouble(StepError::Directory { directory, cause })
         };
         let workspace = self.spec.directory.display().to_string();
-        let root = super::open_folder(&self.spec.directory)
-            .map_err(|cause| trouble(&workspace, words(&cause)))?;
+        let root = match &self.container {
+            Some(container) => container.workspace(),
+            None => super::open_folder(&self.spec.directory),
+        };
+        let root = root.map_err(|cause| trouble(&workspace, words(&cause)))?;
         let Some(relative) = command.directory.as_deref() else { return Ok(root) };
         let path = Path::new(relative);
         let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
@@ -132,11 +183,7 @@ impl Init {
         let Some(running) = self.running.take() else { return };
         let status = running.ended.expect("asked only when it has ended");
         self.drain();
-        let exit = match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Exit::Code { code: code as u8 },
-            (None, signal) => Exit::Killed { signal: signal.unwrap_or_default() },
-        };
-        self.step_over(exit);
+        self.step_over(exit_of(status));
     }
 
     pub(super) fn time_out(&mut self) {
@@ -188,6 +235,14 @@ impl Init {
     }
 }
 
+/// What a command's end was.
+pub(super) fn exit_of(status: WaitStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code { code: code as u8 },
+        (None, signal) => Exit::Killed { signal: signal.unwrap_or_default() },
+    }
+}
+
 /// The files that `program` may mean, in order.
 fn candidates(program: &str, path: &str) -> Vec<String> {
     if program.contains('/') {
@@ -199,23 +254,4 @@ fn candidates(program: &str, path: &str) -> Vec<String> {
 
 fn pointers<'a>(words: impl Iterator<Item = &'a CString>) -> Vec<*const libc::c_char> {
     words.map(|word| word.as_ptr()).chain([std::ptr::null()]).collect()
-}
-
-/// Why a program did not start, in the exit codes that shells use.
-fn explain(program: &str, file: &CString, errno: i32, directory: &OwnedFd) -> NotStarted {
-    let exists =
-        || rustix::fs::statat(directory, file.as_c_str(), rustix::fs::AtFlags::empty()).is_ok();
-    let (code, why) = match errno {
-        libc::ENOENT if program.contains('/') && exists() => {
-            (126, "the interpreter that it names is missing".to_owned())
-        }
-        libc::ENOENT | libc::ENOTDIR => (127, "command not found".to_owned()),
-        // The machine's trouble, not the command's.
-        libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EIO => {
-            let cause = words(&io::Error::from_raw_os_error(errno));
-            return NotStarted::Trouble(StepError::Spawn(format!("`{program}`: {cause}")));
-        }
-        errno => (126, words(&io::Error::from_raw_os_error(errno))),
-    };
-    NotStarted::Exit(code, format!("cannot run `{program}`: {why}"))
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use kiln_model::plan::RetryOn;
+use kiln_model::plan::{RetryOn, Snapshots};
 use kiln_stdx::duration;
 
 use crate::node::{Node, Spanned, Text};
-use crate::written::{Combination, Job, Lock, Matrix, Run, Service, Step};
+use crate::written::{Cache, Combination, Job, Lock, Matrix, Run, Service, Step, Workspace};
 
 use super::read::{is_true, many, one_or_many, pairs, texts};
 
@@ -34,7 +34,10 @@ pub fn job(name: &Text, node: &Node) -> Job {
         lock: node.get("lock").and_then(lock),
         outputs: many(node.get("outputs")),
         inputs: many(node.get("inputs")),
-        cache: many(node.get("cache")),
+        cache: caches(node.get("cache")),
+        cache_key: text("cache_key"),
+        workspace: node.get("workspace").and_then(workspace),
+        snapshots: text("snapshots").and_then(|word| snapshots(&word)),
         services: services.iter().filter_map(|(name, node)| service(name, node)).collect(),
         approve: node.get("approve").and_then(approve),
         priority: node
@@ -128,6 +131,35 @@ fn lock(node: &Node) -> Option<Lock> {
     let limit = node.get("limit").and_then(Node::int);
     let limit = limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(1);
     Some(Lock { span: node.span.clone(), any, limit })
+}
+
+fn caches(node: Option<&Node>) -> Vec<Cache> {
+    let Some(node) = node else { return Vec::new() };
+    let cache = |node: &Node| match node.text() {
+        Some(path) => Some(Cache { path, key: None }),
+        None => Some(Cache {
+            path: node.get("path")?.text()?,
+            key: node.get("key").and_then(Node::text),
+        }),
+    };
+    one_or_many(node).into_iter().filter_map(cache).collect()
+}
+
+fn workspace(node: &Node) -> Option<Workspace> {
+    match node.text() {
+        Some(word) if word.value == "none" => Some(Workspace::Nothing),
+        Some(word) if word.value == "fresh" => Some(Workspace::Fresh),
+        Some(_) => None,
+        None => Some(Workspace::From(many(node.get("from")))),
+    }
+}
+
+fn snapshots(word: &Text) -> Option<Snapshots> {
+    match word.value.as_str() {
+        "steps" => Some(Snapshots::Steps),
+        "off" => Some(Snapshots::Off),
+        _ => None,
+    }
 }
 
 fn service(name: &Text, node: &Node) -> Option<Service> {

@@ -187,6 +187,9 @@ static JOB: Keys = Keys {
         ("concurrency", "write `lock`"),
         ("working-directory", "write `directory`"),
         ("name", "a job's name is its key"),
+        ("caches", "write `cache`"),
+        ("cache-key", "write `cache_key`"),
+        ("checkout", "write `workspace: none` for a job without files"),
     ],
     ..keys(
         "a job",
@@ -212,13 +215,15 @@ static JOB: Keys = Keys {
             key("lock", &LOCK, "Not at the same time as other holders of the lock."),
             key("approve", &APPROVE, "Waits until one of these people approves."),
             key("priority", &Shape::Int { min: -100, max: 100 }, "Higher goes first."),
-            key("inputs", &PATTERNS, "What it reads. Has no effect yet in this version."),
-            key("cache", &PATHS, "Files to find again. Has no effect yet in this version."),
+            key("inputs", &PATTERNS, "What it reads; it is skipped when none of that has changed."),
+            key("cache_key", &TEXT, "Part of what its result depends on, besides its inputs."),
+            key("cache", &CACHES, "Files and folders to find again, as an earlier job left them."),
+            key("workspace", &WORKSPACE, "Which files it sees; default those of its needs."),
+            key("snapshots", &SNAPSHOTS, "Whether its files are kept as each step found them."),
         ],
     )
 };
 
-static PATHS: Shape = Shape::Many(&PATH);
 static CONDITION: Shape = Shape::Either(&[Shape::Bool, Shape::Text("a condition")]);
 static STEPS: Shape = Shape::Filled(&Shape::Many(&STEP));
 static STEP: Shape = Shape::Either(&[COMMAND_SHAPE, Shape::Map(&STEP_KEYS)]);
@@ -307,6 +312,43 @@ static ARTIFACTS: Shape = Shape::Many(&Shape::Either(&[
         ],
     )),
 ]));
+
+static CACHES: Shape = Shape::Many(&Shape::Either(&[Shape::Text("a path"), Shape::Map(&CACHE)]));
+static CACHE: Keys = Keys {
+    foreign: &[
+        ("paths", "write one item with `path` for each: `cache: [{ path: target, key: … }, …]`"),
+        ("restore-keys", "remove it: a branch without a cache finds the default branch's"),
+        ("restore_keys", "remove it: a branch without a cache finds the default branch's"),
+        ("fallback_keys", "remove it: a branch without a cache finds the default branch's"),
+        ("policy", "remove it: a cache is kept after a success, when something changed"),
+        ("when", "remove it: a cache is kept after a success, when something changed"),
+        ("untracked", "name the folders"),
+        ("name", "write `key`"),
+        (
+            "directories",
+            "write one item with `path` for each: `cache: [{ path: target, key: … }, …]`",
+        ),
+    ],
+    ..keys(
+        "an item of `cache`",
+        &[
+            required("path", &PATH, "In the workspace, absolute, or below the home (`~/…`)."),
+            key("key", &Shape::Scalar, "Caches of one path with different keys are apart."),
+        ],
+    )
+};
+
+static WORKSPACE: Shape = Shape::Either(&[
+    Shape::Words("a kind of workspace", &["none", "fresh"]),
+    Shape::Map(&Keys {
+        foreign: &[("needs", "write `from`"), ("jobs", "write `from`")],
+        ..keys(
+            "`workspace`",
+            &[required("from", &Shape::Filled(&NAMES), "Those of its needs whose files it sees.")],
+        )
+    }),
+]);
+static SNAPSHOTS: Shape = Shape::Words("a kind of snapshots", &["steps", "off"]);
 
 static LOCK: Shape = Shape::Either(&[
     Shape::Text("a name"),

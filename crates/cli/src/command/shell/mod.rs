@@ -1,0 +1,178 @@
+//! `kiln shell`: a look at a past job from within.
+
+pub(super) mod find;
+mod start;
+mod attach;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kiln_agent::{VisitError, Visiting};
+use kiln_api::scene::{Enter, Moment, Scene};
+use kiln_executor::{HostExecutor, Spawner};
+use kiln_workspace::WorkspaceError;
+
+use crate::client::ServerArgs;
+use crate::command::run::{secrets, variables};
+use crate::error::{Exit, Failure, Result};
+use crate::local::machine::{images, machine_env, workspaces};
+use crate::output::{Output, Style, visible};
+use crate::reference::Reference;
+
+/// Open a shell where a job was
+///
+/// With the job's files, variables and folder, as they were when it failed or was over. Whatever is
+/// changed is thrown away at the end; the job, its run and your own files stay as they are. Jobs of a
+/// server are entered on the server's machine, by the user who owns its data folder, whether the
+/// server runs or not.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// `#12/test` or `project#12/test`; without a job, the only one or the only one that failed
+    #[arg(value_name = "RUN[/JOB]")]
+    reference: Reference,
+    /// What to run instead of a shell
+    #[arg(value_name = "CMD", last = true)]
+    command: Vec<String>,
+    /// The files as this step found them, by its number or name, and its own variables and folder
+    #[arg(long, value_name = "STEP")]
+    step: Option<String>,
+    /// The files as the step left them
+    #[arg(long, requires = "step")]
+    after: bool,
+    /// The files as the first step found them
+    #[arg(long, conflicts_with = "step")]
+    fresh: bool,
+    /// Of an earlier attempt [default: the last]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    attempt: Option<u32>,
+    /// A secret, from the environment variable of the same name or of the one given
+    #[arg(long = "secret", value_name = "NAME[=ENV]")]
+    secret: Vec<String>,
+    /// The job's secrets, as the server keeps them
+    #[arg(long)]
+    secrets: bool,
+    /// A variable of this environment that the job gets too, or one with a value
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// The folder to start from, for a local run
+    #[arg(short = 'C', long = "directory", value_name = "DIR")]
+    directory: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kiln shell '#12'                            where the only failed job of a local run failed
+  kiln shell 'site#12/test' --step 2          as its second step found the files
+  kiln shell '#12/test' -- make test          one command
+  kiln shell '#12/build' -- tar c out | tar x what it made
+
+Where standard input and output are a terminal, so they are inside, with Ctrl-C, Ctrl-Z and the size
+of the window; otherwise bytes go through as they are. A job of a local run has the secrets that
+`kiln rerun` would give it; one of a server has none without --secrets.
+
+Exit codes: the command's own, 128 and the signal's number when a signal ended it; 2, 3 and 70 when
+kiln could not open the place, and says so.";
+
+/// A job that was found, on this machine.
+pub(super) struct Job {
+    pub scene: Scene,
+    /// How the person writes it.
+    pub reference: String,
+    pub layers: PathBuf,
+    is_local: bool,
+}
+
+pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
+    let given = secrets(&args.secret)?;
+    let more = variables(&args.env)?;
+    let enter = Enter {
+        project: args.reference.project.clone().unwrap_or_default(),
+        number: args.reference.number,
+        job: args.reference.job.clone(),
+        attempt: args.attempt,
+        moment: match (&args.step, args.after) {
+            (Some(step), true) => Moment::After(step.clone()),
+            (Some(step), false) => Moment::Before(step.clone()),
+            (None, _) if args.fresh => Moment::Start,
+            (None, _) => Moment::Left,
+        },
+        secrets: args.secrets,
+    };
+    let mut job =
+        find::job(&args.reference, &args.server, args.directory.as_deref(), enter).await?;
+    let scene = &mut job.scene;
+    scene.without.retain(|name| !given.contains_key(name));
+    let wanted = given.into_iter().filter(|(name, _)| scene.assignment.job.secrets.contains(name));
+    scene.secrets.extend(wanted);
+    scene.assignment.secrets = scene.secrets.clone();
+    let machine_env = match scene.machine_env.is_empty() {
+        true => machine_env(more),
+        false => scene.machine_env.iter().cloned().chain(more).collect(),
+    };
+    let terminal = start::has_terminal(&args.command);
+    let command = start::command(&args.command, &job, terminal, &machine_env);
+    welcome(out, &job, args.command.is_empty() && terminal);
+    let executor = HostExecutor::new(spawner);
+    let workspaces = Arc::new(workspaces(&executor, &job.layers).await?);
+    let images = images(&workspaces, &job.layers.with_file_name("images"))?;
+    let assignment = &job.scene.assignment;
+    let begun = Visiting::begin(&executor, workspaces, &images, assignment, &machine_env).await;
+    let visiting = begun.map_err(|error| refused(&job, error))?;
+    match terminal {
+        true => attach::at_terminal(visiting, command, out).await,
+        false => attach::on_streams(visiting, command, out).await,
+    }
+}
+
+/// Which job, whose files as of when, and how to leave; for a command of one's own only what it must
+/// be known for.
+fn welcome(out: &Output, job: &Job, in_full: bool) {
+    let scene = &job.scene;
+    if in_full {
+        let attempt = scene.attempt.map(|n| format!(", attempt {n}")).unwrap_or_default();
+        let name = out.paint(Style::Bold, &visible(&job.reference));
+        out.note(&format!("{name}{attempt}, {}: its files {}", scene.state, visible(&scene.when)));
+        out.note("what you change here is thrown away; leave with `exit` or Ctrl-D");
+    } else if scene.chosen {
+        out.note(&format!("in {}", visible(&job.reference)));
+    }
+    for note in &scene.notes {
+        out.note(&format!("note: {}", visible(note)));
+    }
+    let outside = |path: &&str| path.starts_with(['/', '~']);
+    for path in scene.assignment.job.cache.iter().map(|rule| rule.path.as_str()).filter(outside) {
+        out.note(&format!(
+            "note: the cache `{}` is not here; in its place you see this machine's own files",
+            visible(path)
+        ));
+    }
+    if !scene.without.is_empty() {
+        let names = scene.without.join(", ");
+        let how = match job.is_local {
+            true => "give them with `--secret NAME`",
+            false => "`--secrets` gives those that the server keeps, `--secret NAME` others",
+        };
+        out.note(&format!("note: without its secrets {}; {how}", visible(&names)));
+    }
+}
+
+fn refused(job: &Job, error: VisitError) -> Failure {
+    let reference = visible(&job.reference);
+    match &error {
+        VisitError::Workspace(WorkspaceError::Missing(_)) => {
+            let again = reference.rsplit_once('/').map_or_else(
+                || format!("kiln rerun '{reference}'"),
+                |(run, job)| format!("kiln rerun '{run}' --job '{job}'"),
+            );
+            Failure::yours(format!("the files of {reference} are gone: {error}"))
+                .help(format!("`{again}` makes them again"))
+        }
+        VisitError::Unsupported(_) => {
+            Failure::yours(format!("{reference} cannot be entered: {error}"))
+        }
+        _ => Failure::elsewhere(format!("{reference} cannot be entered: {error}")),
+    }
+}

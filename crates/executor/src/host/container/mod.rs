@@ -1,0 +1,137 @@
+//! A root of its own for the steps of a session, without a daemon.
+//!
+//! ```text
+//! init ──clone──▶ stage: process 1 of the container; makes the root, then sleeps and reaps
+//!   └──vfork──▶ step: enters the stage's namespaces, gives up its powers, becomes the program
+//! ```
+//!
+//! Init stays outside, with the log, the clock and the control socket; nothing of kiln but the sleeping
+//! stage is in the container. When the stage dies, the kernel kills everything that is in there with it, so
+//! that no process can be left.
+//!
+//! It isolates:
+//! - files: the image, the workspace, and what was bound; no other file of the machine is there;
+//! - processes, System V IPC, host name, and the network unless it is the machine's own;
+//! - powers: a short list of capabilities for root, none for others; nothing gains new ones by exec; the
+//!   system calls that reach deep into the kernel are refused (`privilege`).
+//!
+//! It does not isolate: the kernel itself, and, when root makes the container, user numbers: user 0 in
+//! there is user 0 of the files. Who runs hostile code gives it a machine.
+
+mod stage;
+mod root;
+mod device;
+mod user;
+mod privilege;
+
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal, WaitOptions};
+
+pub(super) use privilege::Powers;
+pub(super) use user::Identity;
+
+use super::init::Failed;
+use super::sys::Entry;
+use crate::Container as Wanted;
+
+/// A container that stands.
+#[derive(Debug)]
+pub(super) struct Container {
+    stage: Pid,
+    /// The stage's, for its namespaces.
+    pidfd: OwnedFd,
+    /// Its root, from outside.
+    root: OwnedFd,
+    /// Where the workspace is in that.
+    workspace: PathBuf,
+    /// Who the steps are.
+    pub identity: Identity,
+    pub powers: Powers,
+}
+
+impl Container {
+    /// Makes it. The calling process is in a mount namespace of its own, in which the workspace is at
+    /// `workspace`; its later children are born in the container.
+    ///
+    /// `single_user`: it is also in a user namespace that knows one user.
+    pub fn make(wanted: &Wanted, workspace: &Path, single_user: bool) -> Result<Self, Failed> {
+        let (stage, pidfd) = stage::start(wanted, workspace)?;
+        let made = (|| {
+            let root = root::of(stage)?;
+            let identity = user::find(&root, &wanted.user, single_user)?;
+            // From now on init's children are processes of the container.
+            rustix::thread::move_into_thread_name_spaces(
+                pidfd.as_fd(),
+                rustix::thread::ThreadNameSpaceType::PROCESS_ID,
+            )
+            .map_err(|cause| Failed::isolation("cannot enter the container", &cause.into()))?;
+            Ok((root, identity))
+        })();
+        match made {
+            Ok((root, identity)) => {
+                let (workspace, powers) = (wanted.workspace.clone(), Powers::new()?);
+                Ok(Self { stage, pidfd, root, workspace, identity, powers })
+            }
+            Err(failed) => {
+                kill(stage);
+                Err(failed)
+            }
+        }
+    }
+
+    /// What who reads the log should know.
+    pub fn remark(&self) -> Option<String> {
+        let user = self.identity.instead_of.as_ref()?;
+        Some(format!(
+            "the image wants the user `{user}`; this machine has one user for containers, so root it is"
+        ))
+    }
+
+    /// Not one of the job's own.
+    pub fn is_stage(&self, pid: i32) -> bool {
+        self.stage.as_raw_nonzero().get() == pid
+    }
+
+    /// What a step does to get in.
+    pub fn entry(&self) -> Entry<'_> {
+        let (stage, identity) = (self.pidfd.as_raw_fd(), &self.identity);
+        Entry { stage, identity, powers: &self.powers }
+    }
+
+    /// The workspace as the steps find it.
+    pub fn workspace(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        Ok(root::find(self.root.as_fd(), &self.workspace, flags)?)
+    }
+
+    /// Whether there is a file of that name in there; `directory` is where a relative name begins.
+    pub fn has(&self, file: &CStr, directory: &OwnedFd) -> bool {
+        let name = Path::new(OsStr::from_bytes(file.to_bytes()));
+        let from = if name.is_absolute() { self.root.as_fd() } else { directory.as_fd() };
+        root::find(from, name, OFlags::PATH).is_ok()
+    }
+
+    /// Ends it with all that is in it.
+    pub fn end(&self) {
+        kill(self.stage);
+    }
+}
+
+fn kill(stage: Pid) {
+    let _ = rustix::process::kill_process(stage, Signal::KILL);
+    // The kernel lets it be waited for only when everything in it is gone.
+    while let Err(rustix::io::Errno::INTR) =
+        rustix::process::waitpid(Some(stage), WaitOptions::empty())
+    {}
+}
+
+/// An I/O error of a step in the making of a container.
+fn failed(what: &str) -> impl FnOnce(io::Error) -> Failed + '_ {
+    move |cause| Failed::isolation(what, &cause)
+}

@@ -1,0 +1,573 @@
+//! An archive into a folder, and nowhere else.
+//!
+//! Every folder on the way to an entry is opened from the one above it, by one plain name, never
+//! through a link; files are made new and never opened. So nothing that the archive, or somebody who
+//! changes the folder at the same time, puts in the way leads out of it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+
+use kiln_stdx::fs::{FsError, Named};
+use rustix::fs::XattrFlags;
+use rustix::fs::{self as sys, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+use super::ahead::{ahead, plain};
+use super::header::{BLOCK, Header};
+use super::read::{Tar, path};
+use super::{Bound, OPAQUE, UnpackError, WHITE_OUT};
+use crate::copy::Gone;
+use crate::{tree, xattr};
+
+/// What an archive may have at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Unpacked, headers included. Holes are free.
+    pub bytes: u64,
+    pub entries: u64,
+    /// Folders in one another.
+    pub depth: usize,
+}
+
+/// What was unpacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    pub n_entries: u64,
+    /// What the archive takes away of the layers below.
+    pub n_gone: u64,
+}
+
+/// Where an archive is unpacked for a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// In a new or an empty folder.
+    Nothing,
+    /// Over the files of a folder: what the archive has takes their place, what it says is gone goes.
+    Files,
+}
+
+/// What becomes of the marks of what is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// What they name is removed.
+    Apply,
+    /// overlayfs's own, root's or a user's.
+    Overlay { user: bool },
+    /// As those. Devices, which images have and containers get otherwise, are left out.
+    Image { user: bool },
+    /// They are only told.
+    Record,
+}
+
+/// Unpacks into `into`, which is made if it is not there. `from` is a tar, perhaps compressed.
+///
+/// Nothing is left of an archive that is refused, but for [`Over::Files`], where what came before
+/// the refusal stays.
+pub fn unpack(
+    from: impl Read + Send,
+    into: &Path,
+    over: Over,
+    bounds: &Bounds,
+) -> Result<Unpacked, UnpackError> {
+    let there = into.try_exists().named("look for", into)?;
+    if there && over == Over::Nothing && !tree::is_empty(into)? {
+        return Err(UnpackError::NotEmpty(into.to_owned()));
+    }
+    std::fs::create_dir_all(into).named("create", into)?;
+    let unpacked = unpack_as(from, into, Marks::Apply, bounds).map(|(unpacked, _)| unpacked);
+    if unpacked.is_err() && over == Over::Nothing {
+        // The first error is the one to tell.
+        let _ = match there {
+            true => empty(into),
+            false => tree::remove(into),
+        };
+    }
+    unpacked
+}
+
+fn empty(folder: &Path) -> Result<(), FsError> {
+    tree::entries(folder)?.iter().try_for_each(|(path, _)| tree::remove(path))
+}
+
+/// Unpacks into a folder that is there. What is gone is told for [`Marks::Record`].
+pub(crate) fn unpack_as(
+    from: impl Read + Send,
+    into: &Path,
+    marks: Marks,
+    bounds: &Bounds,
+) -> Result<(Unpacked, Gone), UnpackError> {
+    let root = sys::open(into, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let root = root.map_err(io::Error::from).named("open", into)?;
+    let from = plain(from).map_err(|cause| UnpackError::read(None, cause))?;
+    ahead(from, |from| {
+        let mut unpack = Unpack {
+            tar: Tar::new(from, bounds.bytes),
+            root,
+            into,
+            marks,
+            bounds: *bounds,
+            way: Vec::new(),
+            folders: BTreeMap::new(),
+            made: HashSet::new(),
+            gone: Gone::default(),
+            unpacked: Unpacked::default(),
+            buffer: vec![0; CHUNK],
+        };
+        while let Some(header) = unpack.tar.next()? {
+            unpack.entry(&header)?;
+        }
+        unpack.finish_folders()?;
+        Ok((unpack.unpacked, unpack.gone))
+    })
+}
+
+const CHUNK: usize = 256 << 10;
+
+/// So many folders on the way to an entry are held open for the next one.
+const WAY_MAX: usize = 64;
+
+/// Of a folder that only the paths of others name.
+const IMPLIED_MODE: u32 = 0o755;
+
+struct Unpack<'a, R> {
+    tar: Tar<R>,
+    root: OwnedFd,
+    into: &'a Path,
+    marks: Marks,
+    bounds: Bounds,
+    /// The folders to the last entry.
+    way: Vec<(OsString, OwnedFd)>,
+    /// Their attributes come last: what is made in a folder changes its times, and a mode may
+    /// forbid it. `None`: only named by others so far.
+    folders: BTreeMap<PathBuf, Option<Header>>,
+    /// Hashes of the paths that are there by this archive.
+    made: HashSet<[u8; 16]>,
+    gone: Gone,
+    unpacked: Unpacked,
+    buffer: Vec<u8>,
+}
+
+impl<R: Read> Unpack<'_, R> {
+    fn entry(&mut self, header: &Header) -> Result<(), UnpackError> {
+        self.unpacked.n_entries += 1;
+        let entry = self.checked(&header.path)?;
+        if self.unpacked.n_entries > self.bounds.entries {
+            let bound = Bound::Entries(self.bounds.entries);
+            return Err(UnpackError::TooMuch { entry, bound });
+        }
+        let Some(name) = entry.file_name() else {
+            // The root: its attributes.
+            let known = self.folders.insert(PathBuf::new(), Some(header.clone()));
+            return match (header.kind, known.flatten()) {
+                (b'5', None) => Ok(()),
+                _ => Err(UnpackError::refused(Path::new("."), "it is there twice, or no folder")),
+            };
+        };
+        let marked = !header.plain && name.as_bytes().starts_with(WHITE_OUT);
+        if marked && name.as_bytes() == OPAQUE {
+            return self.opaque(entry.parent().unwrap_or(Path::new("")));
+        }
+        if marked {
+            let name = OsStr::from_bytes(&name.as_bytes()[WHITE_OUT.len()..]);
+            if name.is_empty() || name == "." || name == ".." {
+                return Err(UnpackError::refused(&entry, "it marks nothing as gone"));
+            }
+            return self.white_out(entry.with_file_name(name));
+        }
+        self.note(&entry, header.kind == b'5')?;
+        match header.kind {
+            b'0' | b'\0' | b'7' if header.path.ends_with(b"/") => self.folder(entry, header),
+            b'0' | b'\0' | b'7' => self.file(&entry, header),
+            b'1' => self.hard_link(&entry, header),
+            b'2' => self.link(&entry, header),
+            b'5' => self.folder(entry, header),
+            b'6' => self.fifo(&entry, header),
+            b'3' | b'4' if matches!(self.marks, Marks::Image { .. }) => Ok(()),
+            b'3' | b'4' => Err(UnpackError::refused(&entry, "it is a device")),
+            other => {
+                let kind = char::from(other).escape_default();
+                Err(UnpackError::refused(&entry, format!("its kind `{kind}` is not known")))
+            }
+        }
+    }
+
+    /// A path that is relative and goes only downwards.
+    fn checked(&self, bytes: &[u8]) -> Result<PathBuf, UnpackError> {
+        let whole = path(bytes);
+        if bytes.contains(&0) {
+            return Err(UnpackError::refused(&whole, "a zero is in its name"));
+        }
+        let mut checked = PathBuf::new();
+        let mut depth = 0;
+        for part in whole.components() {
+            match part {
+                Component::Normal(name) => {
+                    checked.push(name);
+                    depth += 1;
+                }
+                Component::CurDir => {}
+                Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                    return Err(UnpackError::refused(&whole, "it leads out of the folder"));
+                }
+            }
+        }
+        if depth > self.bounds.depth {
+            let bound = Bound::Depth(self.bounds.depth);
+            return Err(UnpackError::TooMuch { entry: checked, bound });
+        }
+        if bytes.is_empty() {
+            return Err(UnpackError::refused(&whole, "it has no name"));
+        }
+        Ok(checked)
+    }
+
+    /// Every path comes once.
+    fn note(&mut self, entry: &Path, folder: bool) -> Result<(), UnpackError> {
+        let implied = folder && self.folders.get(entry).is_some_and(Option::is_none);
+        match self.made.insert(hash(entry)) || implied {
+            true => Ok(()),
+            false => Err(UnpackError::refused(entry, "it is there twice")),
+        }
+    }
+
+    fn file(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = self.make(entry, |folder, name| {
+            sys::openat(folder, name, flags | OFlags::NOFOLLOW, mode)
+        })?;
+        let file = File::from(file);
+        match header.sparse {
+            None => self.content(&file, 0, header.size, entry)?,
+            Some(size) => self.holes(&file, size, entry)?,
+        }
+        let real = self.into.join(entry);
+        attributes(file.as_fd(), header)
+            .map_err(io::Error::from)
+            .named("set the attributes of", &real)?;
+        Ok(())
+    }
+
+    fn content(&mut self, file: &File, at: u64, n: u64, entry: &Path) -> Result<(), UnpackError> {
+        let mut done = 0;
+        while done < n {
+            let part = usize::try_from(n - done).map_or(CHUNK, |left| left.min(CHUNK));
+            self.tar.content(&mut self.buffer[..part])?;
+            file.write_all_at(&self.buffer[..part], at + done)
+                .named("write", &self.into.join(entry))?;
+            done += part as u64;
+        }
+        Ok(())
+    }
+
+    /// The content of a file with holes: where its data is, then the data.
+    fn holes(&mut self, file: &File, size: u64, entry: &Path) -> Result<(), UnpackError> {
+        file.set_len(size).named("write", &self.into.join(entry))?;
+        let mut map = Map { block: [0; BLOCK], at: BLOCK };
+        let n = map.number(&mut self.tar)?;
+        let (mut parts, mut end, mut stored) = (Vec::new(), 0, 0_u64);
+        for _ in 0..n {
+            let (at, n) = (map.number(&mut self.tar)?, map.number(&mut self.tar)?);
+            let ends = at.checked_add(n).filter(|ends| at >= end && *ends <= size);
+            let Some(ends) = ends else {
+                return Err(self.tar.damaged("its map of holes makes no sense".to_owned()));
+            };
+            end = ends;
+            stored += n;
+            parts.push((at, n));
+        }
+        if stored != self.tar.n_unread() {
+            return Err(self.tar.damaged("its map of holes does not fit its size".to_owned()));
+        }
+        parts.into_iter().try_for_each(|(at, n)| self.content(file, at, n, entry))
+    }
+
+    fn link(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
+        if header.link.is_empty() || header.link.contains(&0) {
+            return Err(UnpackError::refused(entry, "it is a link to nothing"));
+        }
+        let target = path(&header.link);
+        self.make(entry, |folder, name| {
+            sys::symlinkat(&target, folder, name)?;
+            named_attributes(folder, name, header)
+        })
+    }
+
+    fn fifo(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
+        let mode = Mode::from_raw_mode(header.mode & 0o777);
+        self.make(entry, |folder, name| {
+            sys::mknodat(folder, name, FileType::Fifo, mode, 0)?;
+            named_attributes(folder, name, header)?;
+            // Made under this process's mask. A fifo cannot be opened without waiting for its other
+            // end, and a change by name could be led to another file.
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = sys::openat(folder, name, flags, Mode::empty())?;
+            sys::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), mode)
+        })
+    }
+
+    /// Another name of a file that came before.
+    fn hard_link(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
+        let target = self.checked(&header.link)?;
+        let (above, last) = (target.parent(), target.file_name());
+        let (Some(above), Some(last)) = (above, last) else {
+            return Err(UnpackError::refused(entry, "it is another name of nothing"));
+        };
+        let why = || {
+            let target = target.display();
+            UnpackError::refused(entry, format!("no file `{target}` came before, to be linked to"))
+        };
+        if !self.made.contains(&hash(&target)) || self.folders.contains_key(&target) {
+            return Err(why());
+        }
+        let from = self.folder_of(above)?.try_clone_to_owned().named("open", self.into)?;
+        let kind = sys::statat(&from, last, AtFlags::SYMLINK_NOFOLLOW);
+        let kind = kind.map(|meta| FileType::from_raw_mode(meta.st_mode));
+        if kind != Ok(FileType::RegularFile) {
+            return Err(why());
+        }
+        self.make(entry, |folder, name| sys::linkat(&from, last, folder, name, AtFlags::empty()))
+    }
+
+    fn folder(&mut self, entry: PathBuf, header: &Header) -> Result<(), UnpackError> {
+        if !self.folders.contains_key(&entry) {
+            self.make_folder(&entry)?;
+        }
+        self.folders.insert(entry, Some(header.clone()));
+        Ok(())
+    }
+
+    /// A new folder; one that is there already stays where the archive is laid over files.
+    fn make_folder(&mut self, entry: &Path) -> Result<(), UnpackError> {
+        let (above, name) = (entry.parent().unwrap_or(Path::new("")), entry.file_name());
+        let name = name.unwrap_or_default();
+        let applies = self.marks == Marks::Apply;
+        let folder = self.folder_of(above)?;
+        let is_folder = || {
+            sys::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|meta| FileType::from_raw_mode(meta.st_mode) == FileType::Directory)
+        };
+        if !(applies && is_folder()) {
+            self.make(entry, |folder, name| sys::mkdirat(folder, name, Mode::RWXU))?;
+        }
+        Ok(())
+    }
+
+    fn white_out(&mut self, entry: PathBuf) -> Result<(), UnpackError> {
+        self.note(&entry, false)?;
+        self.unpacked.n_gone += 1;
+        match self.marks {
+            Marks::Record => {
+                // So that its folder is part of the layer.
+                self.folder_of(entry.parent().unwrap_or(Path::new("")))?;
+                self.gone.deleted.push(entry);
+                Ok(())
+            }
+            Marks::Overlay { .. } | Marks::Image { .. } => self.make(&entry, |folder, name| {
+                sys::mknodat(folder, name, FileType::CharacterDevice, Mode::empty(), 0)
+            }),
+            Marks::Apply => {
+                let name = entry.file_name().unwrap_or_default();
+                let folder = self.folder_of(entry.parent().unwrap_or(Path::new("")))?;
+                Ok(tree::remove(&held(folder, name))?)
+            }
+        }
+    }
+
+    fn opaque(&mut self, folder: &Path) -> Result<(), UnpackError> {
+        self.unpacked.n_gone += 1;
+        let marks = self.marks;
+        let real = self.into.join(folder);
+        let opened = self.folder_of(folder)?;
+        match marks {
+            Marks::Record => self.gone.opaque.push(folder.to_owned()),
+            Marks::Overlay { user } | Marks::Image { user } => {
+                tree::make_opaque(&held(opened, OsStr::new(".")), user)?
+            }
+            Marks::Apply => {
+                let at = held(opened, OsStr::new("."));
+                for (path, _) in tree::entries(&at)? {
+                    let name = path.file_name().unwrap_or_default();
+                    // What the archive has brought before is not what was below.
+                    let own = folder.join(name);
+                    let ours = self.made.contains(&hash(&own)) || self.folders.contains_key(&own);
+                    if !ours {
+                        tree::remove(&path)
+                            .map_err(|error| FsError { path: real.join(name), ..error })?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the last name of a path by `act`, in its folder. In the place of another file where the
+    /// archive is laid over files.
+    fn make<T>(
+        &mut self,
+        entry: &Path,
+        act: impl Fn(BorrowedFd<'_>, &OsStr) -> Result<T, Errno>,
+    ) -> Result<T, UnpackError> {
+        let applies = self.marks == Marks::Apply;
+        let real = self.into.join(entry);
+        let name = entry.file_name().unwrap_or_default();
+        let folder = self.folder_of(entry.parent().unwrap_or(Path::new("")))?;
+        let made = match act(folder, name) {
+            Err(Errno::EXIST) if applies => {
+                tree::remove(&held(folder, name))?;
+                act(folder, name)
+            }
+            other => other,
+        };
+        match made {
+            Err(Errno::EXIST) => Err(UnpackError::refused(entry, "it is there twice")),
+            other => Ok(other.map_err(io::Error::from).named("create", &real)?),
+        }
+    }
+
+    /// A folder of the archive, opened; made where it is not there.
+    fn folder_of(&mut self, folder: &Path) -> Result<BorrowedFd<'_>, UnpackError> {
+        let parts: Vec<&OsStr> = folder.iter().collect();
+        let known = self.way.iter().zip(&parts).take_while(|(way, part)| way.0 == **part).count();
+        self.way.truncate(known);
+        for (at, part) in parts.iter().enumerate().skip(known) {
+            let below = self.way.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd());
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let open = || sys::openat(below, *part, flags, Mode::empty());
+            let opened = match open() {
+                Err(Errno::NOENT) => {
+                    let path: PathBuf = parts[..=at].iter().collect();
+                    sys::mkdirat(below, *part, Mode::RWXU)
+                        .map_err(io::Error::from)
+                        .named("create", &self.into.join(&path))?;
+                    self.folders.entry(path).or_insert(None);
+                    open()
+                }
+                other => other,
+            };
+            match opened {
+                Ok(opened) if at >= WAY_MAX => {
+                    // Deep down, only the last one is held.
+                    self.way.truncate(WAY_MAX);
+                    self.way.push((OsString::new(), opened));
+                }
+                Ok(opened) => self.way.push(((*part).to_owned(), opened)),
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    let through: PathBuf = parts[..=at].iter().collect();
+                    let through = through.display();
+                    let why = format!("it leads through `{through}`, which is no folder");
+                    return Err(UnpackError::refused(folder, why));
+                }
+                Err(error) => {
+                    let path: PathBuf = parts[..=at].iter().collect();
+                    return Err(Err::<(), _>(io::Error::from(error))
+                        .named("open", &self.into.join(path))
+                        .unwrap_err()
+                        .into());
+                }
+            }
+        }
+        Ok(self.way.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd()))
+    }
+
+    /// Deepest first.
+    fn finish_folders(&mut self) -> Result<(), UnpackError> {
+        let folders = std::mem::take(&mut self.folders);
+        for (path, header) in folders.into_iter().rev() {
+            let real = self.into.join(&path);
+            let folder = self.folder_of(&path)?;
+            // Opened once more: what is held is only a place.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let done =
+                sys::openat(folder, ".", flags, Mode::empty()).and_then(|folder| match header {
+                    Some(header) => attributes(folder.as_fd(), &header),
+                    None => sys::fchmod(&folder, Mode::from_raw_mode(IMPLIED_MODE)),
+                });
+            done.map_err(io::Error::from).named("set the attributes of", &real)?;
+        }
+        Ok(())
+    }
+}
+
+/// The numbers in front of a file with holes, one on each line, in whole blocks.
+struct Map {
+    block: [u8; BLOCK],
+    at: usize,
+}
+
+impl Map {
+    fn number<R: Read>(&mut self, tar: &mut Tar<R>) -> Result<u64, UnpackError> {
+        let mut number = None::<u64>;
+        loop {
+            if self.at == BLOCK {
+                tar.content(&mut self.block)?;
+                self.at = 0;
+            }
+            let byte = self.block[self.at];
+            self.at += 1;
+            let digit = char::from(byte).to_digit(10).map(u64::from);
+            number = match (byte, digit, number) {
+                (b'\n', _, Some(number)) => return Ok(number),
+                (_, Some(digit), number) => {
+                    number.unwrap_or(0).checked_mul(10).and_then(|n| n.checked_add(digit))
+                }
+                _ => None,
+            };
+            if number.is_none() {
+                return Err(tar.damaged("its map of holes makes no sense".to_owned()));
+            }
+        }
+    }
+}
+
+fn hash(path: &Path) -> [u8; 16] {
+    let hash = blake3::hash(path.as_os_str().as_bytes());
+    hash.as_bytes()[..16].try_into().unwrap_or_default()
+}
+
+/// A name in an open folder, for calls that take paths. Never ends in a link that is followed: all of
+/// them remove or mark what has the name itself.
+fn held(folder: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
+    Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)
+}
+
+fn times(header: &Header) -> Timestamps {
+    let time = Timespec { tv_sec: header.mtime.0, tv_nsec: header.mtime.1.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Owners are given by root only; to others all is theirs.
+fn owners(header: &Header) -> Option<(Option<Uid>, Option<Gid>)> {
+    let root = rustix::process::geteuid().is_root();
+    root.then(|| (Some(Uid::from_raw(header.uid)), Some(Gid::from_raw(header.gid))))
+}
+
+fn attributes(file: BorrowedFd<'_>, header: &Header) -> Result<(), Errno> {
+    // Before the mode: a change of owner takes setuid away. And before capabilities.
+    if let Some((uid, gid)) = owners(header) {
+        sys::fchown(file, uid, gid)?;
+    }
+    sys::fchmod(file, Mode::from_raw_mode(header.mode))?;
+    for (name, value) in header.xattrs.iter().filter(|(name, _)| xattr::is_kept(name)) {
+        match sys::fsetxattr(file, name.as_str(), value, XattrFlags::empty()) {
+            // A capability is root's to give.
+            Err(Errno::PERM) if name.starts_with("security.") => {}
+            other => other?,
+        }
+    }
+    sys::futimens(file, &times(header))
+}
+
+/// Of something that cannot be opened.
+fn named_attributes(folder: BorrowedFd<'_>, name: &OsStr, header: &Header) -> Result<(), Errno> {
+    if let Some((uid, gid)) = owners(header) {
+        sys::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    sys::utimensat(folder, name, &times(header), AtFlags::SYMLINK_NOFOLLOW)
+}
