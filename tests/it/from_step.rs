@@ -144,12 +144,11 @@ fn a_servers_job_goes_on_from_the_step_that_failed() {
     let mut site = Site::with("");
     let manifest = manifest(&site.world, "    snapshots: steps\n");
     site.tree.write(".kiln.yml", manifest);
-    site.push();
     site.run(1);
     assert_eq!(ran(&site.world), "1 2 3");
     let path = "/projects/site/runs/1/rerun";
     let wrong = site.server.post(path, &json!({ "job": "build", "from": "lnog" }));
-    assert_eq!((wrong.status, wrong.json()["code"].as_str()), (400, Some("bad_step")));
+    assert_eq!((wrong.status, wrong.json()["code"].as_str()), (422, Some("bad_step")));
     let untaken = site.server.post(path, &json!({ "job": "build", "from": 4 }));
     assert_eq!((untaken.status, untaken.json()["code"].as_str()), (409, Some("not_kept")));
     std::fs::write(site.world.at("mended"), "").expect("a file");
@@ -174,7 +173,6 @@ fn a_server_keeps_files_for_who_failed_before() {
     let site = Site::with("");
     let manifest = manifest(&site.world, "");
     site.tree.write(".kiln.yml", manifest);
-    site.push();
     site.run(1);
     let rerun = |body: &Value| site.server.post("/projects/site/runs/1/rerun", body);
     let none = rerun(&json!({ "job": "build", "from": 3 }));

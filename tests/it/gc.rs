@@ -87,8 +87,8 @@ fn artifacts_and_logs_that_are_gone_are_not_taken_for_empty_ones() {
     assert!(site.log(2, "make").contains("made"));
     let report = site.server.post("/gc", &json!({ "keep": { "runs": "1" } })).json();
     assert_eq!(of_kind(&report, "runs").0, 1, "{report}");
-    assert_eq!(status("1/"), (410, "run_collected".into()));
-    assert_eq!(status("3/"), (404, "run_not_found".into()));
+    assert_eq!(status("1"), (410, "run_collected".into()));
+    assert_eq!(status("3"), (404, "run_not_found".into()));
     assert_eq!(site.server.runs("site").len(), 1);
     // A server that does not run is collected from outside, and finds what is left.
     site.server.end();

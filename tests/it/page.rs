@@ -175,6 +175,7 @@ fn warnings_files_and_a_step_to_begin_from_are_at_hand() {
     browser.click("out/index.html");
     browser.sees("Report");
     assert_ne!(browser.run("return document.title"), "7", "a file of a job runs no script");
+    browser.complains("Blocked script execution");
     browser.go(&site.server.url("/p/site/1/a"));
     browser.run("document.querySelectorAll('.again')[1].click()");
     browser.sees("Attempt 2");

@@ -199,10 +199,24 @@ impl Browser {
     /// Fails when the console has an error since the last call.
     #[track_caller]
     pub fn is_clean(&self) {
-        let log = self.call("POST", "/se/log", &json!({"type": "browser"}));
-        let bad = |entry: &&Value| entry["level"] == "SEVERE";
-        let errors: Vec<&Value> = log.as_array().into_iter().flatten().filter(bad).collect();
+        let errors = self.errors();
         assert!(errors.is_empty(), "the console has errors: {errors:#?}");
+    }
+
+    /// Asserts that the console has errors and that each has `text` in it; they are forgotten then.
+    #[track_caller]
+    pub fn complains(&self, text: &str) {
+        let errors = self.errors();
+        let is_it = |error: &Value| error["message"].as_str().is_some_and(|it| it.contains(text));
+        assert!(!errors.is_empty() && errors.iter().all(is_it), "not only `{text}`: {errors:#?}");
+    }
+
+    /// The console's errors since it was last asked for them.
+    fn errors(&self) -> Vec<Value> {
+        let mut log = self.call("POST", "/se/log", &json!({"type": "browser"}));
+        let mut entries = log.as_array_mut().map(std::mem::take).unwrap_or_default();
+        entries.retain(|entry| entry["level"] == "SEVERE");
+        entries
     }
 }
 

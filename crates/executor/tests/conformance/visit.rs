@@ -219,9 +219,11 @@ async fn signals_are_passed_on<E: Executor>(bench: Bench<E>) {
         until_said(&mut out, "ready");
         sender.send(Signal::INT.as_raw()).unwrap();
     });
-    // Of the whole group, so that the shell's child dies of it too.
+    // A shell that is about to start something defers an interrupt until that has ended, so what says
+    // that it is ready is what waits.
     let streams = Streams::Plain([stdin, stdout, stderr]);
-    let exit = session.visit(sh("echo ready; sleep 1000; exit 3"), streams, &mut signals).await;
+    let script = "echo ready > said; exec tail -f said";
+    let exit = session.visit(sh(script), streams, &mut signals).await;
     assert_eq!(exit, Ok(Exit::Killed { signal: Signal::INT.as_raw() }));
     person.await.unwrap();
     session.close().await.unwrap();
