@@ -23,7 +23,7 @@ fn first_word(program: &str, args: &[&str], at: &Path) -> String {
 }
 
 /// Writes what `docker save` would give of an image with one static program.
-fn save_image(at: &Path, scratch: &Path) {
+pub fn save_image(at: &Path, scratch: &Path) {
     browser::needs("busybox");
     let root = scratch.join("root");
     for folder in ["bin", "etc", "root"] {
@@ -50,7 +50,7 @@ fn save_image(at: &Path, scratch: &Path) {
     first_word("tar", &["-cf", archive, "manifest.json", "config.json", "layer.tar"], scratch);
 }
 
-fn scratch(world: &World) -> std::path::PathBuf {
+pub fn scratch(world: &World) -> std::path::PathBuf {
     let scratch = world.path().join("image");
     std::fs::create_dir_all(&scratch).expect("a folder");
     scratch

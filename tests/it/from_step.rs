@@ -14,7 +14,7 @@ fn manifest(world: &World, more: &str) -> String {
     let (ran, mended) = (world.at("ran"), world.at("mended"));
     let (ran, mended) = (ran.display(), mended.display());
     format!(
-        "jobs:\n  base: {{ steps: ['echo base > base; echo old > gone'] }}\n  build:\n    needs: base\n    \
+        "jobs:\n  base: {{ steps: ['echo base > base; echo old > gone'] }}\n  build:\n    sandbox: false\n    needs: base\n    \
          outputs: [one, two]\n{more}    steps:\n      \
          - echo 1 >> '{ran}'; echo first > first; rm gone; echo one=1 >> $KILN_OUTPUT\n      \
          - name: long\n        run: echo 2 >> '{ran}'; echo second >> first; mkdir dir; echo x > dir/x; echo two=2 >> $KILN_OUTPUT\n      \
@@ -199,7 +199,7 @@ fn boundaries_outlive_the_server() {
     };
     let steps: String = (1..=3).map(step).collect();
     let manifest = format!(
-        "jobs:\n  a:\n    snapshots: steps\n    steps:\n{steps}      - name: last\n        run: cat file; false\n"
+        "jobs:\n  a:\n    sandbox: false\n    snapshots: steps\n    steps:\n{steps}      - name: last\n        run: cat file; false\n"
     );
     site.tree.write(".kiln.yml", manifest);
     site.push();

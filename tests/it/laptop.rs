@@ -183,6 +183,26 @@ fn ctrl_c_ends_the_run_and_every_process_of_it() {
     assert!(!mounts.contains(&*world.path().to_string_lossy()), "mounts are left:\n{mounts}");
 }
 
+/// The process that would have ended those of the job is killed itself.
+#[test]
+fn a_job_whose_session_was_killed_leaves_no_process() {
+    let world = World::new();
+    let mark =
+        format!("{}.{:09}", 86_400 + fastrand::u32(..100_000), fastrand::u32(..1_000_000_000));
+    let pipe = world.at("started");
+    kiln_it::world::ran(world.command("mkfifo").arg(&pipe)).success();
+    let steps = format!("setsid sleep {mark} & echo $PPID > '{}'; sleep {mark}", pipe.display());
+    let manifest = format!("jobs:\n  long:\n    steps:\n      - |\n        {steps}\n");
+    let tree = world.repository_with("work", &[(".kiln.yml", &manifest)]);
+    let running = world.spawn_kiln(&tree.path, ["run"]);
+    let init = std::fs::read_to_string(&pipe).expect("the job says whose child it is");
+    let init = Pid::from_raw(init.trim().parse().expect("a number")).expect("not zero");
+    kill_process(init, Signal::KILL).expect("it runs");
+    assert_eq!(running.wait_with_output().expect("it ends").status.code(), Some(1));
+    assert_eq!(processes_with(&mark), Vec::<String>::new());
+    assert_eq!(show(&tree, 1)["state"], "failed");
+}
+
 /// Process ids whose command line has this text.
 fn processes_with(text: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();

@@ -24,7 +24,7 @@ fn a_run_is_watched_live_to_its_end() {
         format!(
             "jobs:\n  build: {{ steps: [echo built] }}\n  \
              test: {{ needs: build, matrix: {{ db: ['15', '16'] }}, steps: [echo tested $KILN_MATRIX_DB] }}\n  \
-             speak: {{ needs: build, steps: [\"cat '{}'\", echo over] }}\n  \
+             speak: {{ sandbox: false, needs: build, steps: [\"cat '{}'\", echo over] }}\n  \
              pack: {{ needs: [test, speak], artifacts: [app], steps: [echo app > app] }}\n",
             pipe.display()
         ),
@@ -80,7 +80,7 @@ fn buttons_cancel_and_run_again() {
         format!(
             "on:\n  push: {{}}\n  manual: {{ inputs: {{ target: {{ type: choice, options: [staging, production], default: staging }} }} }}\n\
              jobs:\n  quick: {{ steps: ['echo to ${{KILN_INPUT_TARGET:-nowhere}}'] }}\n  \
-             long: {{ needs: quick, steps: [\"test -e '{}' || sleep 86397\"] }}\n",
+             long: {{ sandbox: false, needs: quick, steps: [\"test -e '{}' || sleep 86397\"] }}\n",
             go.display()
         ),
     );
@@ -232,7 +232,8 @@ fn the_scripts_know_terminals_scroll_bars_times_and_lists() {
 fn a_page_goes_on_by_itself_when_the_server_is_back() {
     let mut site = Site::with("");
     let pipe = pipe(&site);
-    let steps = format!("jobs: {{ speak: {{ steps: [\"cat '{}'\"] }} }}\n", pipe.display());
+    let steps =
+        format!("jobs: {{ speak: {{ sandbox: false, steps: [\"cat '{}'\"] }} }}\n", pipe.display());
     site.tree.write(".kiln.yml", steps);
     site.push();
     let mut speak =

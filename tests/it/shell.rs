@@ -84,7 +84,7 @@ fn each_moment_of_a_job_can_be_seen() {
     assert_eq!(seen(&["--step", "3"]), "file made sub one two");
     assert_eq!(seen(&["--step", "3", "--after"]), "cleaned file made sub one");
     let other = tree.kiln(["shell", "#1/test", "--step", "chekc", "--", "true"]).exits(2);
-    other.says(&["has no step `chekc`", "step 2 (check)"]);
+    other.says(&["has no step `chekc`", "2 `check`"]);
     tree.kiln(["shell", "#1/tset", "--", "true"]).exits(2).says(&["did you mean `test`?"]);
     tree.kiln(["shell", "#1/test", "--attempt", "2", "--", "true"])
         .exits(2)
@@ -234,8 +234,20 @@ fn files_that_are_gone_and_jobs_that_run_are_told() {
     }
     tree.kiln(["shell", "#1/test", "--", "true"])
         .exits(2)
-        .says(&["are gone", "kiln rerun '#1' --job 'test'"]);
+        .says(&["are gone", "kiln rerun '#1' --job 'build'"]);
+    tree.kiln(["rerun", "#1", "--job", "build", "--secret", "TOKEN=HOME"]).exits(1);
+    tree.kiln(["shell", "#1/test", "--", "cat", "../made"]).success().says(&["built"]);
     tree.write(".kiln.yml", "jobs:\n  a: { steps: [true] }\n  b: { steps: [true] }\n");
     tree.kiln(["run"]).success();
     tree.kiln(["shell", "#2", "--", "true"]).exits(2).says(&["a (success), b (success)", "#2/a"]);
+    // A name that means two steps is no name.
+    tree.write(
+        ".kiln.yml",
+        "jobs: { a: { steps: [echo, { name: two, run: echo }, { name: two, run: echo }] } }\n",
+    );
+    tree.kiln(["run"]).success();
+    tree.kiln(["shell", "#3", "--step", "two", "--", "true"])
+        .exits(2)
+        .says(&["several steps `two`"]);
+    tree.kiln(["shell", "#3", "--", ""]).exits(2).says(&["is empty"]);
 }

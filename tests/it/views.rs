@@ -86,6 +86,11 @@ fn a_folder_of_artifacts_is_fetched_as_it_was() {
     assert!(!at("out/x").exists());
     let mode = std::fs::metadata(at("out/app")).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o111, 0o111);
+    // The server may be named after `get`, too.
+    let server = site.server.url("");
+    site.kiln(&["artifacts", "site#1", "get", "out/x", "-o", "-", "--server", &server])
+        .success()
+        .says(&["x"]);
     let zip = site.server.get("/api/v1/projects/site/runs/1/artifacts.zip?path=out/d%20%C3%A9");
     assert_eq!((zip.status, &zip.body[..4]), (200, &b"PK\x03\x04"[..]));
 }

@@ -11,6 +11,7 @@ pub mod repository;
 pub mod server;
 pub mod site;
 pub mod sse;
+pub mod sshd;
 pub mod terminal;
 pub mod wait;
 pub mod world;

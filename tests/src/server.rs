@@ -22,6 +22,18 @@ pub struct Server {
     said: Receiver<String>,
 }
 
+/// Jobs of stories leave marks outside of their workspaces, and wait for some. A server's own default would put
+/// them into sandboxes; what is about that default writes its own configuration before.
+fn open_to_stories(data: &std::path::Path) {
+    use std::os::unix::fs::DirBuilderExt;
+    let config = data.join("kiln.toml");
+    if !config.exists() {
+        let mut folder = std::fs::DirBuilder::new();
+        folder.recursive(true).mode(0o700).create(data).expect("a data folder");
+        std::fs::write(config, "[jobs]\nsandbox = \"wished\"\n").expect("a configuration");
+    }
+}
+
 impl World {
     /// Starts a server on this world's data folder and a free port, and waits for its address.
     pub fn serve(&self) -> Server {
@@ -39,6 +51,7 @@ impl World {
     /// As [`World::serve_with`]; `Err` carries what a server said that ended.
     pub fn try_serve(&self, args: &[&str]) -> Result<Server, String> {
         let data = self.data();
+        open_to_stories(&data);
         let mut command = self.kiln_command(["serve", "--data"]);
         command.arg(data).args(args).stdin(Stdio::null());
         let mut child =

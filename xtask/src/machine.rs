@@ -29,7 +29,19 @@ const NEEDS: &[Need] = &[
         package: "busybox-static",
         what_for: "an image of one static program",
     },
+    Need { programs: &["pasta"], package: "passt", what_for: "networks of jobs with a way out" },
+    Need {
+        programs: &["docker-registry"],
+        package: "docker-registry",
+        what_for: "a registry of images",
+    },
+    Need { programs: &["skopeo"], package: "skopeo", what_for: "pushing images to it" },
     Need { programs: &["sqlite3"], package: "sqlite3", what_for: "a database from the future" },
+    Need {
+        programs: &["/usr/sbin/sshd"],
+        package: "openssh-server",
+        what_for: "jobs that run on another machine",
+    },
     Need {
         programs: &["mkfs.xfs", "/usr/sbin/mkfs.xfs"],
         package: "xfsprogs",

@@ -44,6 +44,8 @@ pub struct AgentOptions {
     pub orphan_for: Duration,
     /// Variables of this machine that every job gets: `PATH`, `HOME` and the like.
     pub machine_env: Vec<(String, String)>,
+    /// In place of the user's own configuration of `ssh`.
+    pub ssh_config: Option<PathBuf>,
     /// Where digests of files of working trees are remembered.
     pub digests: PathBuf,
     /// Called when there is nothing to do, each time anew. Must not take long.

@@ -12,6 +12,7 @@ use kiln_model::{RunId, Trigger, TriggerKind};
 use kiln_workspace::{Base, Removed, Workspaces};
 
 use crate::flatten::Flattener;
+use crate::named;
 use crate::past::{self, told};
 
 /// Working trees whose hidden paths are remembered: those of the runs that go on now.
@@ -20,7 +21,8 @@ const REMEMBERED_MAX: usize = 16;
 /// So far back a source is looked for. Each step is two exchanges with git's pipe, 0.05 ms.
 const ANCESTORS_MAX: usize = 16;
 
-/// Finds and makes bases.
+/// Finds and makes bases. What was made only to come back to a working tree goes with it.
+#[derive(Debug)]
 pub struct Bases {
     workspaces: Arc<Workspaces>,
     mirrors: Mutex<HashMap<PathBuf, Arc<Mirror>>>,
@@ -31,6 +33,17 @@ pub struct Bases {
     flattener: Flattener,
     /// One look at the tree serves all jobs of a run.
     trees: Mutex<Vec<(RunId, Base)>>,
+    /// Folders over working trees that nobody finds again.
+    passing: Mutex<Vec<PathBuf>>,
+}
+
+impl Drop for Bases {
+    fn drop(&mut self) {
+        for folder in lock(&self.passing).drain(..) {
+            // What stays is removed by the next process, as after a crash.
+            let _ = self.workspaces.remove_temporary(&folder);
+        }
+    }
 }
 
 impl Bases {
@@ -47,6 +60,7 @@ impl Bases {
             turns: Mutex::default(),
             flattener: Flattener::default(),
             trees: Mutex::new(begins.into_iter().collect()),
+            passing: Mutex::default(),
         }
     }
 
@@ -56,7 +70,9 @@ impl Bases {
             return Ok(Base::Nothing);
         }
         let run = assignment.lease.attempt.run;
-        self.of_run(run, &assignment.trigger, &assignment.source, assignment.mirror.as_deref())
+        let mirror = assignment.mirror.as_deref();
+        let base = self.of_run(run, &assignment.trigger, &assignment.source, mirror)?;
+        Ok(if named::sees_git(&assignment.job) { base } else { without_git(base) })
     }
 
     /// The base of a run: the files of its commit, or those of the working tree when the run began.
@@ -122,7 +138,7 @@ impl Bases {
         commit: &str,
         tree: &str,
     ) -> Option<LayerId> {
-        if self.workspaces.has_source(tree) {
+        if self.workspaces.has_sound_source(tree) {
             return Some(LayerId::Source(tree.to_owned()));
         }
         let near = self.near(mirror, trigger, commit)?;
@@ -136,7 +152,7 @@ impl Bases {
     /// A tree that is there and probably differs little: of the commit before the push, of a recent
     /// ancestor, or the last one of this repository.
     fn near(&self, mirror: &Mirror, trigger: &Trigger, commit: &str) -> Option<String> {
-        let there = |tree: &String| self.workspaces.has_source(tree);
+        let there = |tree: &String| self.workspaces.has_sound_source(tree);
         let parent = |commit: &CommitInfo| mirror.commit(commit.parents.first()?).ok();
         let before = trigger.before.as_deref();
         let before = before.and_then(|commit| mirror.commit(commit).ok());
@@ -159,7 +175,9 @@ impl Bases {
             return Ok(mirror.clone());
         }
         // The server has made the mirror before it planned the run; here it is only read.
-        let mirror = Mirror::existing(path).map_err(|error| told(&error))?;
+        let mirror = Mirror::existing(path).map_err(|error| {
+            format!("{}; the next push or `kiln trigger` makes the mirror again", told(&error))
+        })?;
         let mirror = Arc::new(mirror);
         mirrors.insert(path.to_owned(), mirror.clone());
         Ok(mirror)
@@ -171,11 +189,25 @@ impl Bases {
             return Ok(base.clone());
         }
         let base = past::come_back(&self.workspaces, run, path)?;
+        if let Base::WorkingTree { over, .. } = &base {
+            lock(&self.passing).extend_from_slice(over);
+        }
         if trees.len() >= REMEMBERED_MAX {
             trees.remove(0);
         }
         trees.push((run, base.clone()));
         Ok(base)
+    }
+}
+
+fn without_git(base: Base) -> Base {
+    match base {
+        Base::Source { layer, .. } => Base::Source { layer, git: None },
+        Base::WorkingTree { root, mut hidden, over, .. } => {
+            hidden.push(".git".into());
+            Base::WorkingTree { root, hidden, git: None, over }
+        }
+        Base::Nothing => Base::Nothing,
     }
 }
 

@@ -17,6 +17,7 @@ use kiln_workspace::{Prepared, WorkspaceError, Workspaces};
 use crate::agent::{Shared, report};
 use crate::job::OUTPUT_FILE;
 use crate::output;
+use crate::past::told;
 
 /// What must be known from one step to the next.
 pub(crate) struct Boundaries {
@@ -125,21 +126,7 @@ pub(crate) fn begin(
     match &prepared.mount {
         Some(mount) => workspaces
             .keep_step(attempt, assignment.first_step, Some(mount), output)
-            .map_err(|error| error.to_string()),
+            .map_err(|error| told(&error)),
         None => Ok(()),
-    }
-}
-
-/// What to say of a workspace that could not be made.
-pub(crate) fn explained(assignment: &Assignment, error: &WorkspaceError) -> String {
-    let lost = |layer: &LayerId| matches!(layer, LayerId::Boundary(_));
-    match error {
-        WorkspaceError::Missing(missing) if missing.iter().any(lost) => format!(
-            "the files as step {} found them are no longer on this machine; run `{}` again from its \
-             beginning",
-            assignment.first_step + 1,
-            assignment.job.name
-        ),
-        error => error.to_string(),
     }
 }

@@ -105,7 +105,8 @@ impl Look<'_> {
             (Written::Folder, Thing::Folder) => return Ok(true),
             (_, Thing::Nothing) => {}
             // In the key already.
-            _ if self.inputs.includes(self.decided(path)) => {}
+            (_, Thing::File(..)) if self.inputs.includes(self.decided(path)) => {}
+            (_, Thing::Folder) if self.inputs.includes_all_below(self.decided(path), path) => {}
             (_, Thing::File(mode, content)) => self.push(path, mode, content)?,
             (Written::NewFolder | Written::File | Written::Gone, Thing::Folder) => {
                 let folder = self.whole_folder(path)?;

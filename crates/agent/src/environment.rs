@@ -5,6 +5,8 @@ use std::path::Path;
 
 use kiln_api::agent::Assignment;
 
+use crate::named;
+
 /// Variables of the machine that a job gets when they are set there: where programs are, who the
 /// user is, how to reach the network, where tool chains live. Everything else is the manifest's
 /// business, so that a job runs the same on a laptop and on a server.
@@ -48,6 +50,11 @@ pub(crate) fn of_machine(machine: &[(String, String)]) -> BTreeMap<String, Strin
     env
 }
 
+/// Variables that the job of this machine was given besides [`MACHINE`]: by `kiln run --env`.
+pub(crate) fn besides(machine: &[(String, String)]) -> impl Iterator<Item = (String, String)> {
+    machine.iter().filter(|(name, _)| !MACHINE.contains(&name.as_str())).cloned()
+}
+
 pub(crate) fn of(
     assignment: &Assignment,
     machine: &[(String, String)],
@@ -55,7 +62,8 @@ pub(crate) fn of(
     output: &Path,
 ) -> BTreeMap<String, String> {
     let mut env = of_machine(machine);
-    env.extend(assignment.env.clone());
+    let given = assignment.env.iter().filter(|(name, _)| named::is_given(&assignment.job, name));
+    env.extend(given.map(|(name, value)| (name.clone(), value.clone())));
     for (name, value) in &assignment.secrets {
         env.insert(name.clone(), value.expose().clone());
     }

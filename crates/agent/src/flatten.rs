@@ -24,7 +24,7 @@ const CHAIN_LONG: usize = 12;
 const NICE: i32 = 19;
 
 /// Flattens one chain at a time.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Flattener(Arc<AtomicBool>);
 
 impl Flattener {

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_api::agent::Assignment;
-use kiln_executor::{Bind, Container, Network, SessionSpec};
-use kiln_image::{Files, Folder, Image, Images, LayerStore, Policy};
+use kiln_executor::{Bind, Container, SessionSpec};
+use kiln_image::{Files, Folder, Image, Images, LayerStore, Policy, Progress};
 use kiln_model::layer::Digest;
+use kiln_model::plan::Pull;
 use kiln_workspace::{Base, Prepared, Workspaces};
 use tokio::sync::watch;
 
 use crate::base::Bases;
-use crate::environment;
 use crate::job::OUTPUT_FILE;
+use crate::{environment, history};
 
 /// Where a container has its workspace.
 pub(crate) const WORKSPACE: &str = "/workspace";
@@ -29,7 +30,7 @@ pub struct ImageLayers(pub Arc<Workspaces>);
 
 impl LayerStore for ImageLayers {
     fn has(&self, diff_id: &Digest) -> bool {
-        self.0.image_layer(diff_id).is_some()
+        self.0.has_image_layer(diff_id)
     }
 
     fn unpack(&self, diff_id: &Digest, archive: &mut (dyn Read + Send)) -> Result<(), String> {
@@ -37,21 +38,43 @@ impl LayerStore for ImageLayers {
     }
 }
 
-/// The image that a job asks for, its layers on this machine. `files` finds the folders whose files the job
-/// starts from, lowest first; it may block.
+/// The image that a job asks for, its layers on this machine. Its `digest` names it by content: what a
+/// result depends on. `files` finds the folders whose files the job starts from, lowest first; it may
+/// block. `progress` is told what is fetched.
 pub(crate) async fn get(
     images: &Images,
     assignment: &Assignment,
     files: impl FnOnce() -> Result<Vec<PathBuf>, String> + Send + 'static,
+    progress: &watch::Sender<Progress>,
 ) -> Result<Option<Image>, String> {
     let Some(name) = &assignment.job.image else { return Ok(None) };
+    let policy = policy(assignment);
+    named(images, name, policy, files, progress).await.map(Some)
+}
+
+/// When its registry is asked, as was granted.
+pub(crate) fn policy(assignment: &Assignment) -> Policy {
+    match assignment.job.pull.unwrap_or_default() {
+        Pull::Missing => Policy::Missing,
+        Pull::Always => Policy::Always,
+        Pull::Never => Policy::Never,
+    }
+}
+
+/// As [`get`], of an image by its name.
+pub(crate) async fn named(
+    images: &Images,
+    name: &str,
+    policy: Policy,
+    files: impl FnOnce() -> Result<Vec<PathBuf>, String> + Send + 'static,
+    progress: &watch::Sender<Progress>,
+) -> Result<Image, String> {
     let folders = match name.starts_with("oci:") || name.starts_with("docker-archive:") {
         true => tokio::task::spawn_blocking(files).await.map_err(|panic| panic.to_string())??,
         false => Vec::new(),
     };
     let files = Arc::new(Stacked(folders));
-    let image = images.get(name, Policy::Missing, files, &watch::Sender::default()).await;
-    image.map(Some).map_err(|error| error.to_string())
+    images.get(name, policy, files, progress).await.map_err(|error| error.to_string())
 }
 
 /// The folders that a job starts from, lowest first. Blocking.
@@ -102,11 +125,6 @@ pub(crate) fn run_in(
     prepared: &Prepared,
     spec: &mut SessionSpec,
 ) -> Result<(), String> {
-    if prepared.mount.is_none() {
-        return Err("containers need overlays, and this machine cannot mount them for this job; \
-                    `kiln doctor` says why"
-            .to_owned());
-    }
     let root = workspaces.prepare_root(folder, &image.layers).map_err(|error| error.to_string())?;
     let output = folder.join(OUTPUT_FILE);
     // Bound as a file, so it must be one. It may hold what steps before these have written.
@@ -121,23 +139,31 @@ pub(crate) fn run_in(
     let mut binds: Vec<Bind> = caches
         .map(|mount| Bind { from: mount.at.clone(), to: inside(&mount.at), writable: true })
         .collect();
-    binds.push(Bind { from: output, to: OUTPUT.into(), writable: true });
-    for name in ["/etc/resolv.conf", "/etc/hosts"] {
-        if Path::new(name).exists() {
-            binds.push(Bind { from: name.into(), to: name.into(), writable: false });
-        }
+    if prepared.mount.is_none() {
+        // A copy, as for files of other owners where there is one user.
+        let from = prepared.directory.clone();
+        binds.insert(0, Bind { from, to: WORKSPACE.into(), writable: true });
     }
+    binds.push(Bind { from: output, to: OUTPUT.into(), writable: true });
+    let history = history::of(workspaces, assignment, prepared);
+    binds.extend(history.into_iter().map(|at| Bind { from: at.clone(), to: at, writable: false }));
     spec.container = Some(Container {
         root,
         workspace: WORKSPACE.into(),
         binds,
-        user: image.config.user.clone(),
+        user: assignment.job.user.clone().unwrap_or_else(|| image.config.user.clone()),
+        volumes: assignment.job.volumes.clone(),
+        privileged: assignment.job.privileged,
         hostname: "kiln".to_owned(),
-        network: Network::Host,
     });
+    if assignment.log.exists() {
+        // Whoever reads of the pull in the log learns what came of it.
+        let name = assignment.job.image.as_deref().unwrap_or_default();
+        spec.preface.insert(0, format!("`{name}` is sha256:{}", image.digest));
+    }
     // What the image says takes the place of what the machine says.
     let of_image = image.config.env.iter().map(|(name, value)| (name.clone(), value.clone()));
-    let of_image: Vec<_> = of_image.collect();
+    let of_image: Vec<_> = of_image.chain(environment::besides(machine_env)).collect();
     spec.env = environment::of(assignment, &of_image, Path::new(WORKSPACE), Path::new(OUTPUT));
     Ok(())
 }

@@ -6,9 +6,11 @@
 //!
 //! Always: `.git` is no input. A symbolic link is what it says, not what it leads to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use kiln_git::Mirror;
 use kiln_model::inputs::{Decided, Inputs};
 use kiln_model::key::InputFile;
 use kiln_model::limit::INPUT_FILES_MAX;
+use rustix::fs::{self as sys, AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::digests::Digests;
 
@@ -43,20 +47,25 @@ pub(crate) enum InputError {
 }
 
 /// What is being listed.
+#[derive(Default)]
 struct Found {
     files: Vec<InputFile>,
-    decided: Vec<(String, Decided)>,
+    /// In the same order.
+    decided: Vec<Decided>,
 }
 
 impl Found {
     fn push(&mut self, file: InputFile, decided: Decided) -> Result<(), InputError> {
-        self.decided.push((file.path.to_string_lossy().into_owned(), decided));
+        self.decided.push(decided);
         self.files.push(file);
         if self.files.len() > INPUT_FILES_MAX { Err(InputError::TooMany) } else { Ok(()) }
     }
 
     fn listing(mut self, inputs: &Inputs, looks: Option<blake3::Hash>) -> Listing {
-        let without_match = inputs.without_match(&self.decided);
+        let names = self.files.iter().map(|file| file.path.to_string_lossy());
+        let decided: Vec<_> = names.zip(self.decided).collect();
+        let without_match = inputs.without_match(&decided);
+        drop(decided);
         self.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Listing { files: self.files, looks, without_match }
     }
@@ -65,7 +74,7 @@ impl Found {
 /// The inputs that are in a tree of git. What git is told to convert on checkout is a matter of
 /// `.gitattributes`, so those of the folders on the way are inputs too.
 pub(crate) fn of_tree(mirror: &Mirror, tree: &str, inputs: &Inputs) -> Result<Listing, InputError> {
-    let mut found = Found { files: Vec::new(), decided: Vec::new() };
+    let mut found = Found::default();
     let mut failed = None;
     mirror.walk(tree, Decided::default(), |above, entry| {
         if failed.is_some() {
@@ -99,12 +108,17 @@ pub(crate) fn of_working_tree(
 ) -> Result<Listing, InputError> {
     let mut walk = Walk {
         root,
-        hidden,
+        hidden: HashMap::new(),
         inputs,
         reader: digests.map(|digests| digests.reader(root)),
         looks: blake3::Hasher::new(),
-        found: Found { files: Vec::new(), decided: Vec::new() },
+        found: Found::default(),
     };
+    for path in hidden {
+        if let (Some(folder), Some(name)) = (path.parent(), path.file_name()) {
+            walk.hidden.entry(folder).or_default().insert(name);
+        }
+    }
     let done = walk.go();
     let Walk { reader, looks, found, .. } = walk;
     if let Some(reader) = reader {
@@ -116,83 +130,135 @@ pub(crate) fn of_working_tree(
 
 struct Walk<'a> {
     root: &'a Path,
-    hidden: &'a BTreeSet<PathBuf>,
+    /// Names, by the folder that they are in.
+    hidden: HashMap<&'a Path, HashSet<&'a OsStr>>,
     inputs: &'a Inputs,
     reader: Option<crate::digests::Reader<'a>>,
     looks: blake3::Hasher,
     found: Found,
 }
 
+/// What a folder has that matters.
+struct Item {
+    path: PathBuf,
+    decided: Decided,
+    /// As it looks, when it is an input itself.
+    looks: Option<Looks>,
+    go_below: bool,
+}
+
 impl Walk<'_> {
-    /// In the order of names: looks are compared.
+    /// In the order of names, a folder before what is in it: looks are compared, and a listing in order
+    /// need not be put in order.
     fn go(&mut self) -> Result<(), InputError> {
-        let mut todo = vec![(PathBuf::new(), Decided::default())];
-        while let Some((folder, above)) = todo.pop() {
-            for (path, is_folder) in self.entries(&folder)? {
-                let text = path.to_string_lossy();
-                let decided = self.inputs.decide(above, &text);
-                if is_folder && self.inputs.may_include_below(decided, &text) {
-                    todo.push((path.clone(), decided));
-                }
-                if self.inputs.includes(decided) {
-                    self.take(path, decided)?;
-                }
+        // A stack of our own: trees may be deeper than a thread's.
+        let mut todo = vec![self.items(Path::new(""), Decided::default())?.into_iter()];
+        while let Some(level) = todo.last_mut() {
+            let Some(Item { path, decided, looks, go_below }) = level.next() else {
+                todo.pop();
+                continue;
+            };
+            let below = match go_below {
+                true => Some(self.items(&path, decided)?.into_iter()),
+                false => None,
+            };
+            if let Some(looks) = looks {
+                self.take(path, looks, decided)?;
             }
+            todo.extend(below);
         }
         Ok(())
     }
 
-    fn entries(&self, folder: &Path) -> Result<Vec<(PathBuf, bool)>, InputError> {
+    /// Looked at through the open folder: the kernel then need not walk to each file.
+    fn items(&self, folder: &Path, above: Decided) -> Result<Vec<Item>, InputError> {
         let at = self.root.join(folder);
-        let failed = |cause| InputError::Read { path: at.clone(), cause };
-        let listed = match fs::read_dir(&at) {
+        let failed = |cause: Errno| InputError::Read { path: at.clone(), cause: cause.into() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // The root may be named through a link; below it none is followed.
+        let flags = if folder.as_os_str().is_empty() { flags } else { flags | OFlags::NOFOLLOW };
+        let open = match sys::open(&at, flags, Mode::empty()) {
             // Gone since it was seen, or turned into something else.
-            Err(cause) if !folder.as_os_str().is_empty() && is_gone(&cause) => {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !folder.as_os_str().is_empty() => {
                 return Ok(Vec::new());
             }
-            listed => listed.map_err(failed)?,
+            open => open.map_err(failed)?,
         };
-        let mut entries = Vec::new();
-        for entry in listed {
+        let hidden = self.hidden.get(folder);
+        let mut items = Vec::new();
+        for entry in Dir::read_from(&open).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let path = folder.join(entry.file_name());
-            if entry.file_name() != ".git" && !self.hidden.contains(&path) {
-                entries.push((path, entry.file_type().map_err(failed)?.is_dir()));
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            let is_hidden = || hidden.is_some_and(|names| names.contains(name));
+            if name == "." || name == ".." || name == ".git" || is_hidden() {
+                continue;
             }
+            items.extend(self.item(&open, folder.join(name), name, entry.file_type(), above)?);
         }
-        entries.sort_unstable();
-        Ok(entries)
+        items.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
+        Ok(items)
     }
 
-    fn take(&mut self, path: PathBuf, decided: Decided) -> Result<(), InputError> {
-        let at = self.root.join(&path);
-        let meta = match fs::symlink_metadata(&at) {
-            Err(cause) if is_gone(&cause) => return Ok(()),
-            meta => meta.map_err(|cause| InputError::Read { path: at.clone(), cause })?,
+    /// `None`: it is no input and has none.
+    fn item(
+        &self,
+        folder: &OwnedFd,
+        path: PathBuf,
+        name: &OsStr,
+        kind: FileType,
+        above: Decided,
+    ) -> Result<Option<Item>, InputError> {
+        let text = path.to_string_lossy();
+        let decided = self.inputs.decide(above, &text);
+        let is_input = self.inputs.includes(decided);
+        let may_go_below = || self.inputs.may_include_below(decided, &text);
+        let looked = match is_input || kind == FileType::Unknown {
+            true => match sys::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => return Ok(None),
+                looked => Some(looked.map_err(|cause| InputError::Read {
+                    path: self.root.join(&path),
+                    cause: cause.into(),
+                })?),
+            },
+            false => None,
         };
-        self.looks.update(path.as_os_str().as_bytes()).update(&[0]);
-        for number in looks(&meta) {
-            self.looks.update(&number.to_le_bytes());
+        let kind = looked.map_or(kind, |looked| FileType::from_raw_mode(looked.st_mode));
+        let go_below = kind == FileType::Directory && may_go_below();
+        let looks = looked.filter(|_| is_input).map(|looked| looks_of(&looked));
+        Ok((go_below || is_input).then_some(Item { path, decided, looks, go_below }))
+    }
+
+    fn take(&mut self, path: PathBuf, looks: Looks, decided: Decided) -> Result<(), InputError> {
+        let mut text = [0; 1 + 8 * 8];
+        for (bytes, number) in text[1..].as_chunks_mut().0.iter_mut().zip(looks) {
+            *bytes = number.to_le_bytes();
         }
+        self.looks.update(path.as_os_str().as_bytes()).update(&text);
         let Some(reader) = &mut self.reader else { return Ok(()) };
-        let content = match meta.file_type() {
-            kind if kind.is_file() => reader.digest(&path, &meta),
-            kind if kind.is_symlink() => fs::read_link(&at)
+        // As the file system gives it, in 32 bits.
+        let mode = u32::try_from(looks[2]).unwrap_or(0);
+        let content = match FileType::from_raw_mode(mode) {
+            FileType::RegularFile => reader.digest(&path, looks),
+            FileType::Symlink => fs::read_link(self.root.join(&path))
                 .map(|target| blake3::hash(target.as_os_str().as_bytes()).to_hex().to_string()),
             _ => Ok(String::new()),
         };
         let content = match content {
             Err(cause) if is_gone(&cause) => return Ok(()),
-            content => content.map_err(|cause| InputError::Read { path: at, cause })?,
+            content => {
+                content.map_err(|cause| InputError::Read { path: self.root.join(&path), cause })?
+            }
         };
-        let mode = format!("{:o}", meta.mode());
-        self.found.push(InputFile { path, mode, content }, decided)
+        self.found.push(InputFile { path, mode: format!("{mode:o}"), content }, decided)
     }
 }
 
 /// What changes when a file does. Not the time of the last look at it; of folders not their own times
-/// either, since what is in them is looked at by itself.
-pub(crate) fn looks(meta: &Metadata) -> [u64; 8] {
+/// either, since what is in them is looked at by itself. In order: device, inode, mode, size, and the two
+/// times, each in seconds and nanoseconds.
+pub(crate) type Looks = [u64; 8];
+
+pub(crate) fn looks(meta: &Metadata) -> Looks {
     let unless_folder = |number: i64| if meta.is_dir() { 0 } else { number.cast_unsigned() };
     [
         meta.dev(),
@@ -204,6 +270,17 @@ pub(crate) fn looks(meta: &Metadata) -> [u64; 8] {
         unless_folder(meta.ctime()),
         unless_folder(meta.ctime_nsec()),
     ]
+}
+
+/// The same of another form of the kernel's answer.
+fn looks_of(stat: &Stat) -> Looks {
+    let [mode, size] = [u64::from(stat.st_mode), stat.st_size.cast_unsigned()];
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return [stat.st_dev, stat.st_ino, mode, 0, 0, 0, 0, 0];
+    }
+    let (modified, changed) = (stat.st_mtime.cast_unsigned(), stat.st_ctime.cast_unsigned());
+    let (m_nanos, c_nanos) = (stat.st_mtime_nsec, stat.st_ctime_nsec);
+    [stat.st_dev, stat.st_ino, mode, size, modified, m_nanos, changed, c_nanos]
 }
 
 fn is_gone(cause: &io::Error) -> bool {

@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use kiln_api::agent::{Assignment, JobResult, JobSource, LeaseError, StepKnown, Stop};
 use kiln_executor::{Executor, Session, StepCommand, StepDone, StepError};
-use kiln_image::Image;
+use kiln_image::{Image, Policy};
 use kiln_model::artifact::Artifact;
-use kiln_model::plan::ArtifactRule;
-use kiln_model::{Exit, LeaseId, Notes, Outcome};
-use kiln_workspace::Prepared;
+use kiln_model::plan::{ArtifactRule, ExecutorKind};
+use kiln_model::{AttemptId, Exit, LeaseId, Notes, Outcome};
+use kiln_stdx::{Clock, SystemClock};
+use kiln_workspace::{Prepared, WorkspaceError};
 use tokio::sync::watch;
 
 use crate::agent::{Phase, Shared, report};
@@ -28,8 +29,9 @@ use crate::boundary::{self, Boundaries};
 use crate::collide::{self, Comparing};
 use crate::place::{self, Place};
 use crate::reuse::{self, Sought, Watched};
+use crate::service::{self, Services};
 use crate::slot::Busy;
-use crate::{cache, image, output, step};
+use crate::{cache, explain, image, output, pull, step};
 
 /// Runs an assignment to its end and tells the source.
 pub(crate) async fn run<S: JobSource, E: Executor>(
@@ -41,7 +43,9 @@ pub(crate) async fn run<S: JobSource, E: Executor>(
     let lease = assignment.lease;
     let ended = match reuse::seek(&shared, &assignment, busy, stop.clone()).await {
         Sought::Run { busy, watched } => {
-            let ended = drive(&shared, &assignment, stop).await;
+            let image = watched.as_ref().and_then(|watched| watched.image.clone());
+            let ended = drive(&shared, &assignment, image, stop).await;
+            let watched = watched.map(|watched| *watched);
             let ended = noted(&shared, &assignment, watched, ended).await;
             // The next job need not wait until this one's result is on disk.
             drop(busy);
@@ -71,7 +75,15 @@ pub(crate) async fn resume<S: JobSource, E: Executor>(
             let (session, place) = (found.session, None);
             let warnings = collide::begin(&shared, &assignment);
             let (shared, assignment) = (&shared, &assignment);
-            let attempt = Attempt { shared, assignment, session, place, warnings, boundaries };
+            let attempt = Attempt {
+                shared,
+                assignment,
+                session,
+                place,
+                warnings,
+                boundaries,
+                services: None,
+            };
             let ended = attempt.run(before, stop).await;
             let ended = noted(shared, assignment, reuse::watched(assignment), ended).await;
             drop(busy);
@@ -84,6 +96,16 @@ pub(crate) async fn resume<S: JobSource, E: Executor>(
             }
             abandon(&shared, lease, attempt_dir).await;
         }
+    }
+}
+
+/// Ends what a session that is gone has left running.
+async fn reap<S: JobSource, E: Executor>(shared: &Arc<Shared<S, E>>, attempt: AttemptId) {
+    let cleaner = shared.clone();
+    let folder = shared.options.workspaces.attempt_dir(attempt);
+    let ended = tokio::task::spawn_blocking(move || cleaner.executor.reap(attempt, &folder)).await;
+    if let Err(panic) = ended {
+        report(&format!("cannot end what is left of {attempt}: {panic}"));
     }
 }
 
@@ -160,16 +182,25 @@ async fn noted<S: JobSource, E: Executor>(
 async fn drive<S: JobSource, E: Executor>(
     shared: &Arc<Shared<S, E>>,
     assignment: &Assignment,
+    image: Option<Result<Image, String>>,
     stop: watch::Receiver<Phase>,
 ) -> Ended {
-    let error =
-        |message: String| Ended::Result(Box::new(JobResult::bare(Outcome::Error { message }, 0)));
-    if let Some(missing) = unsupported(assignment) {
-        return error(missing);
+    let error = |message: String| unbegun(assignment, message);
+    if assignment.job.executor == ExecutorKind::Docker {
+        return error(NO_DOCKER.to_owned());
     }
     // A large image takes minutes, in which the job may be cancelled.
+    let image = async {
+        let image = match image {
+            Some(known) => known.map(Some),
+            None => image_of(shared, assignment).await,
+        };
+        let image = image?;
+        service::fetch(shared, assignment).await?;
+        Ok::<_, String>(image)
+    };
     let image = tokio::select! {
-        image = image_of(shared, assignment) => image,
+        image = image => image,
         halt = halt(shared, assignment.lease, stop.clone()) => return match halt {
             Halt::Cancelled => Ended::Result(Box::new(JobResult::bare(Outcome::Cancelled, 0))),
             Halt::Disowned => Ended::Disowned,
@@ -184,17 +215,31 @@ async fn drive<S: JobSource, E: Executor>(
         Ok(ready) => ready,
         Err(message) => return error(message),
     };
-    let (opened, started) = tokio::join!(
-        place::open(shared, assignment, ready, image.as_ref()),
-        shared.source.started(assignment.lease),
-    );
+    let opening = async {
+        tokio::join!(
+            place::open(shared, assignment, ready, image.as_ref()),
+            shared.source.started(assignment.lease),
+        )
+    };
+    let (opened, started) = tokio::select! {
+        both = opening => both,
+        // So does a workspace on its way to another machine.
+        halt = halt(shared, assignment.lease, stop.clone()), if assignment.job.ssh.is_some() => {
+            discard(shared, assignment);
+            return match halt {
+                Halt::Cancelled => Ended::Result(Box::new(JobResult::bare(Outcome::Cancelled, 0))),
+                Halt::Disowned => Ended::Disowned,
+                Halt::Left => Ended::Left,
+            };
+        }
+    };
     let (mut session, place, mount) = match opened {
         Ok(opened) => opened,
         Err(cause) => {
             discard(shared, assignment);
             return match started {
                 Err(LeaseError::Stale(_)) => Ended::Disowned,
-                _ => error(format!("cannot open the job's session: {cause}")),
+                _ => error(explain::no_session(assignment, &cause)),
             };
         }
     };
@@ -208,8 +253,19 @@ async fn drive<S: JobSource, E: Executor>(
     }
     let warnings = collide::begin(shared, assignment);
     let boundaries = Boundaries::over(mount);
-    let attempt = Attempt { shared, assignment, session, place, warnings, boundaries };
+    let attempt =
+        Attempt { shared, assignment, session, place, warnings, boundaries, services: None };
     attempt.run(Before::default(), stop).await
+}
+
+/// Never run in another way in silence.
+const NO_DOCKER: &str = "the job asks for `executor: docker`, which this version does not have; \
+                         `executor: oci` runs the same image without Docker";
+
+/// A job that never had a session: what kept it from one is in its log, too.
+fn unbegun(assignment: &Assignment, message: String) -> Ended {
+    let log_bytes = explain::say(&assignment.log, &message);
+    Ended::Result(Box::new(JobResult::bare(Outcome::Error { message }, log_bytes)))
 }
 
 /// The image that the job runs in, if it asks for one.
@@ -217,25 +273,28 @@ pub(crate) async fn image_of<S: JobSource, E: Executor>(
     shared: &Arc<Shared<S, E>>,
     assignment: &Assignment,
 ) -> Result<Option<Image>, String> {
-    let (there, asked) = (shared.clone(), assignment.clone());
-    let files = move || image::folders(&there.options.workspaces, &there.bases, &asked);
-    image::get(&shared.options.images, assignment, files).await
+    let Some(name) = &assignment.job.image else { return Ok(None) };
+    fetch(shared, assignment, name, image::policy(assignment)).await.map(Some)
 }
 
-/// What a job may ask for and this agent cannot give yet. Never ignored in silence.
-pub(crate) fn unsupported(assignment: &Assignment) -> Option<String> {
-    let job = &assignment.job;
-    let asked = if let Some(ssh) = &job.ssh {
-        format!("the host `{ssh}` (there is no ssh executor in this version)")
-    } else if let Some((name, service)) = job.services.iter().next() {
-        format!(
-            "the service `{name}` from `{}` (there is no container executor in this version)",
-            service.image
-        )
-    } else {
-        return None;
+/// An image by its name. What is fetched is told in the job's log.
+pub(crate) async fn fetch<S: JobSource, E: Executor>(
+    shared: &Arc<Shared<S, E>>,
+    assignment: &Assignment,
+    name: &str,
+    policy: Policy,
+) -> Result<Image, String> {
+    let (there, asked) = (shared.clone(), assignment.clone());
+    let files = move || image::folders(&there.options.workspaces, &there.bases, &asked);
+    let image = (name, assignment.log.as_path());
+    let grew = |n_bytes| shared.source.log_grew(assignment.lease, n_bytes);
+    let (progress, began) = (watch::Sender::default(), SystemClock.monotonic());
+    let found = tokio::select! {
+        found = image::named(&shared.options.images, name, policy, files, &progress) => found,
+        never = pull::tell(progress.subscribe(), image, grew) => match never {},
     };
-    Some(format!("the job asks for {asked}"))
+    pull::told(*progress.borrow(), image, began, grew);
+    found
 }
 
 /// A new workspace.
@@ -247,21 +306,25 @@ pub(crate) async fn prepare<S: JobSource, E: Executor>(
     let prepared = move || {
         let workspaces = &shared.options.workspaces;
         let attempt = assignment.lease.attempt;
-        let base = shared.bases.of(&assignment)?;
+        let base = shared.bases.of(&assignment);
+        let base = base.map_err(|why| explain::no_base(&assignment, &why))?;
         let place = assignment.project.as_str();
         // Until they are found and noted, nobody may collect caches.
-        let _using = workspaces.using().map_err(|error| error.to_string())?;
+        let unmade = |error: WorkspaceError| explain::unmade(workspaces, &assignment, &error);
+        let _using = workspaces.using().map_err(unmade)?;
         let caches = cache::find(&shared.options, &assignment, &base);
         let own = [assignment.own.as_slice(), &caches.own].concat();
-        workspaces
-            .prepare(attempt, place, &base, &assignment.layers, &own)
-            .map_err(|error| boundary::explained(&assignment, &error))
-            .and_then(|mut prepared| {
-                boundary::begin(workspaces, &assignment, &prepared)?;
-                let laid = workspaces.lay_caches(attempt, caches, &mut prepared);
-                laid.map_err(|error| error.to_string())?;
-                Ok(prepared)
-            })
+        let made = workspaces.prepare(attempt, place, &base, &assignment.layers, &own);
+        let made = made.map_err(unmade).and_then(|mut prepared| {
+            boundary::begin(workspaces, &assignment, &prepared)?;
+            workspaces.lay_caches(attempt, caches, &mut prepared).map_err(unmade)?;
+            Ok(prepared)
+        });
+        if made.is_err() {
+            // Nothing half made stays, and no layer is held by it.
+            discard(&shared, &assignment);
+        }
+        made
     };
     // A first checkout may take minutes; everything else is a few small calls.
     tokio::task::spawn_blocking(prepared).await.map_err(|error| error.to_string())?
@@ -285,6 +348,7 @@ struct Attempt<'a, S, E: Executor> {
     place: Option<Place>,
     warnings: Option<Comparing>,
     boundaries: Boundaries,
+    services: Option<Services>,
 }
 
 /// What a session had done before this process came to own it.
@@ -362,6 +426,9 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
             Some(started_at) => clock.now().since(started_at),
             None => Duration::ZERO,
         };
+        if let Err(outcome) = self.serve(&before, cancel.clone()).await {
+            return outcome;
+        }
         let began = clock.monotonic();
         let mut outcome = Outcome::Success;
         let mut counter = 0_usize;
@@ -424,6 +491,26 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         if *cancel.borrow() && outcome.is_success() { Outcome::Cancelled } else { outcome }
     }
 
+    /// Starts the services of the job, or finds them again.
+    async fn serve(
+        &mut self,
+        before: &Before,
+        mut cancel: watch::Receiver<bool>,
+    ) -> Result<(), Outcome> {
+        if self.assignment.job.services.is_empty() {
+            return Ok(());
+        }
+        let begun = !before.done.is_empty() || before.running.is_some();
+        let assignment = Arc::new(self.assignment.clone());
+        let voice = self.session.voice();
+        let (services, mut waiting) = Services::start(self.shared, &assignment, &voice, begun);
+        self.services = Some(services);
+        tokio::select! {
+            ready = waiting.ready() => ready.map_err(|message| Outcome::Error { message }),
+            _ = cancel.wait_for(|asked| *asked) => Err(Outcome::Cancelled),
+        }
+    }
+
     /// Keeps the files as the step at this position finds them.
     async fn boundary(&mut self, position: usize) -> Result<(), String> {
         let (shared, assignment) = (self.shared, self.assignment);
@@ -444,7 +531,8 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
             told(source.step_started(lease, index(position), log_from))?;
         }
         if known < StepKnown::Finished {
-            told(source.step_finished(lease, index(position), done.exit.clone(), done.log_to))?;
+            let (exit, usage) = (done.exit.clone(), done.usage.clone());
+            told(source.step_finished(lease, index(position), exit, done.log_to, usage))?;
             source.log_grew(lease, done.log_to);
         }
         Ok(StepEnd::Exit(done.exit.clone()))
@@ -477,14 +565,21 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         let log_to = log.borrow().n_bytes;
         source.log_grew(lease, log_to);
         let exit = ended.map_err(|error| format!("step `{}`: {error}", written.name))?;
-        told(source.step_finished(lease, index(position), exit.clone(), log_to))?;
+        let usage = self.session.usage();
+        told(source.step_finished(lease, index(position), exit.clone(), log_to, usage))?;
         Ok(exit)
     }
 
     async fn end(mut self, outcome: Outcome, halt: Option<Halt>) -> Ended {
         let attempt = self.assignment.lease.attempt;
         let (outcome, outputs) = self.outputs(outcome);
-        let (outcome, artifacts) = self.artifacts(outcome, halt).await;
+        let (outcome, mut artifacts) = self.artifacts(outcome, halt).await;
+        if let Some(services) = self.services.take() {
+            let logs = services.stop().await;
+            let is_taken = |log: &Artifact| artifacts.iter().any(|own| own.path == log.path);
+            let logs: Vec<_> = logs.into_iter().filter(|log| !is_taken(log)).collect();
+            artifacts.extend(logs);
+        }
         let log = self.session.log();
         let log_bytes = || log.borrow().n_bytes;
         let mut notes = self.notes().await;
@@ -501,7 +596,11 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
             Err(session) => session,
         };
         let closed = session.close().await;
-        let log_bytes = log_bytes();
+        if closed == Err(StepError::Gone) {
+            // Who would have ended its processes is no more.
+            reap(self.shared, attempt).await;
+        }
+        let mut log_bytes = log_bytes();
         if halt == Some(Halt::Disowned) {
             discard(self.shared, self.assignment);
             return Ended::Disowned;
@@ -512,17 +611,29 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
         };
         let workspaces = self.shared.options.workspaces.clone();
         let caches = cache::take(&workspaces, self.assignment, &outcome, &mut notes);
-        let (outcome, layer) = match workspaces.seal(attempt) {
+        let sealed = match !outcome.is_success() && workspaces.is_full() {
+            // Perhaps they are what fills it, and without room nobody would hear how the job ended.
+            true => {
+                discard(self.shared, self.assignment);
+                let line = "the disk is full, so what this job wrote is not kept";
+                log_bytes = explain::say(&self.assignment.log, line);
+                Ok(None)
+            }
+            false => workspaces.seal(attempt),
+        };
+        let (outcome, layer) = match sealed {
             Ok(layer) => {
                 notes.boundaries = workspaces.steps_kept(attempt);
                 (outcome, layer)
             }
-            Err(error) if outcome.is_success() => {
-                (Outcome::Error { message: error.to_string() }, None)
-            }
             Err(error) => {
-                report(&format!("cannot keep the files of {attempt}: {error}"));
-                (outcome, None)
+                discard(self.shared, self.assignment);
+                let message = explain::unkept(&workspaces, self.assignment, &error);
+                log_bytes = explain::say(&self.assignment.log, &message);
+                match outcome.is_success() {
+                    true => (Outcome::Error { message }, None),
+                    false => (outcome, None),
+                }
             }
         };
         if outcome.is_success() {

@@ -1,35 +1,73 @@
 //! The key of a job: everything that its result depends on, as far as kiln can know.
 //!
-//! In: the job as it is resolved, the contents of its inputs, what its needs left and gave, facts about
-//! the machine. Out: what differs in every run (its number, the commit, the title), how long things may
-//! take, where the workspace lies. A variable of that kind is in when a text of the job names it.
+//! In: the job as it is resolved, the contents of its inputs, what its needs left and gave, its image by
+//! content, else facts about the machine. Out: how long things may take, how often it is tried, where the
+//! workspace lies. What differs in every run (its number, the commit, `.git`) is in when the job names it,
+//! and does not reach the job otherwise ([`named`]). A key of the manifest that nobody has thought of
+//! here is in.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use kiln_api::agent::{Assignment, Keyed, ReuseTerms};
+use kiln_image::Image;
 use kiln_model::key::{Fact, InputFile, PARTS_VERSION, Parts};
 use kiln_model::layer::Digest;
-use kiln_model::plan::{Command, Job, Step, View};
+use kiln_model::plan::{Job, View};
 use kiln_workspace::Workspaces;
 use serde::Serialize;
 
-use crate::environment;
+use crate::{environment, named};
 
-/// Variables of kiln's own that are always in, by how their names begin.
-const ALWAYS: [&str; 4] = ["KILN_JOB", "KILN_INPUT_", "KILN_MATRIX_", "KILN_NEEDS_"];
+/// What the manifest says of a job and what is no part of its result: what it is called in lists, how
+/// long it may take, when and how often it is tried. And what has facts of its own.
+const APART: [&str; 19] = [
+    "name",
+    "group",
+    "matrix",
+    "needs",
+    "if",
+    "always",
+    "allow_failure",
+    "env",
+    "steps",
+    "timeout",
+    "retry",
+    "secrets",
+    "lock",
+    "inputs",
+    "workspace",
+    "snapshots",
+    "approve",
+    "priority",
+    "pull",
+];
+/// The same of a step.
+const APART_IN_STEP: [&str; 2] = ["name", "timeout"];
+
+/// Where the job runs.
+pub(crate) struct Ground<'a> {
+    pub machine_env: &'a [(String, String)],
+    pub workspaces: &'a Workspaces,
+    pub image: Option<&'a Image>,
+    /// The folder with the `.git` of a commit that it sees.
+    pub git: Option<&'a Path>,
+}
 
 /// The key of an assignment whose inputs are these. Blocking: a layer that has no digest yet is read.
 pub(crate) fn of(
     assignment: &Assignment,
     terms: &ReuseTerms,
-    machine_env: &[(String, String)],
-    workspaces: &Workspaces,
+    ground: &Ground<'_>,
     files: Vec<InputFile>,
 ) -> Keyed {
     let mut facts = BTreeMap::new();
-    machine(assignment, terms, machine_env, &mut facts);
+    machine(assignment, terms, ground, &mut facts);
+    if let Some(git) = ground.git {
+        repository(assignment, git, &mut facts);
+    }
     settings(&assignment.job, &mut facts);
     variables(assignment, &mut facts);
     for (name, value) in &assignment.secrets {
@@ -38,7 +76,7 @@ pub(crate) fn of(
     for (place, (layer, job)) in assignment.layers.iter().zip(&assignment.layers_of).enumerate() {
         let place = u32::try_from(place).unwrap_or(u32::MAX);
         // A layer that cannot be read is the workspace's to complain of.
-        let content = workspaces.digest(layer).map(|digest| digest.to_string());
+        let content = ground.workspaces.digest(layer).map(|digest| digest.to_string());
         let content = content.unwrap_or_else(|_| format!("{layer:?}"));
         facts.insert(Fact::Layer { job: job.to_string(), place }, content);
     }
@@ -49,27 +87,51 @@ pub(crate) fn of(
 fn machine(
     assignment: &Assignment,
     terms: &ReuseTerms,
-    machine_env: &[(String, String)],
+    ground: &Ground<'_>,
     facts: &mut BTreeMap<Fact, String>,
 ) {
     let job = &assignment.job;
-    let executor = match (&job.image, &job.ssh) {
-        (Some(_), _) => "containers",
-        (None, Some(_)) => "ssh",
-        (None, None) => "host",
-    };
-    for (what, value) in
-        [("executor", executor), ("architecture", std::env::consts::ARCH), ("system", system())]
-    {
+    let mut set = |what: &str, value: &str| {
         facts.insert(Fact::Machine(what.to_owned()), value.to_owned());
-    }
+    };
+    set("architecture", std::env::consts::ARCH);
+    set(
+        "executor",
+        match (&job.image, &job.ssh) {
+            (Some(_), _) => "containers",
+            (None, Some(_)) => "ssh",
+            (None, None) => "host",
+        },
+    );
+    // In a container its image takes the place of the machine.
+    let reaches: BTreeMap<String, String> = match ground.image {
+        Some(image) => {
+            facts.insert(Fact::Setting("image digest".to_owned()), image.digest.to_string());
+            environment::besides(ground.machine_env).collect()
+        }
+        None => {
+            set("system", system());
+            environment::of_machine(ground.machine_env)
+        }
+    };
     // As they come to the job: what the manifest sets hides the machine's.
-    for (name, value) in environment::of_machine(machine_env) {
+    for (name, value) in reaches {
         if !assignment.env.contains_key(&name) {
             let mark = mark(terms, &name, &value);
             facts.insert(Fact::MachineVariable(name), mark);
         }
     }
+}
+
+/// What git tells of a commit in its workspace, besides the files.
+fn repository(assignment: &Assignment, git: &Path, facts: &mut BTreeMap<Fact, String>) {
+    let mut hasher = blake3::Hasher::new();
+    for name in ["HEAD", "packed-refs", "config", "shallow"] {
+        let bytes = std::fs::read(git.join(".git").join(name)).unwrap_or_default();
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
+    }
+    facts.insert(Fact::Git("commit".to_owned()), assignment.trigger.commit.clone());
+    facts.insert(Fact::Git("refs".to_owned()), hasher.finalize().to_hex()[..32].to_owned());
 }
 
 /// `Debian GNU/Linux 13 (trixie)`.
@@ -85,35 +147,11 @@ fn system() -> &'static str {
     })
 }
 
-/// What the manifest says of the job and what matters for its result. Not: what it is called in lists,
-/// how long it may take, when and how often it is tried.
+/// What the manifest says of the job.
 fn settings(job: &Job, facts: &mut BTreeMap<Fact, String>) {
-    #[derive(Serialize)]
-    struct Runs<'a> {
-        run: &'a Command,
-        env: &'a BTreeMap<String, String>,
-        directory: &'a Option<String>,
-        always: bool,
-    }
-    let mut set = |name: &str, value: String| {
-        facts.insert(Fact::Setting(name.to_owned()), value);
-    };
-    for (name, value) in [("image", &job.image), ("ssh", &job.ssh), ("cache_key", &job.cache_key)] {
-        if let Some(value) = value {
-            set(name, value.clone());
-        }
-    }
-    let lists = [
-        ("artifacts", json(&job.artifacts), job.artifacts.is_empty()),
-        ("outputs", json(&job.outputs), job.outputs.is_empty()),
-        ("labels", json(&job.labels), job.labels.is_empty()),
-        ("cache", json(&job.cache), job.cache.is_empty()),
-        ("services", json(&job.services), job.services.is_empty()),
-    ];
-    for (name, value, is_empty) in lists {
-        if !is_empty {
-            set(name, value);
-        }
+    for (key, value) in without(job, &APART) {
+        let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+        facts.insert(Fact::Setting(key), text);
     }
     let sees = match job.workspace {
         View::All => None,
@@ -122,12 +160,22 @@ fn settings(job: &Job, facts: &mut BTreeMap<Fact, String>) {
         View::Nothing => Some("none"),
     };
     if let Some(sees) = sees {
-        set("workspace", sees.to_owned());
+        facts.insert(Fact::Setting("workspace".to_owned()), sees.to_owned());
     }
-    for (position, Step { run, env, directory, always, .. }) in job.steps.iter().enumerate() {
+    for (position, step) in job.steps.iter().enumerate() {
         let position = u32::try_from(position).unwrap_or(u32::MAX);
-        let text = json(&Runs { run, env, directory, always: *always });
-        facts.insert(Fact::Step(position), text);
+        facts.insert(Fact::Step(position), json(&without(step, &APART_IN_STEP)));
+    }
+}
+
+/// Its JSON without these keys; sorted by key.
+fn without<T: Serialize>(value: &T, apart: &[&str]) -> BTreeMap<String, serde_json::Value> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::Object(all)) => {
+            all.into_iter().filter(|(key, _)| !apart.contains(&key.as_str())).collect()
+        }
+        // Neither is anything but an object.
+        _ => BTreeMap::new(),
     }
 }
 
@@ -140,22 +188,10 @@ fn variables(assignment: &Assignment, facts: &mut BTreeMap<Fact, String>) {
     let own = assignment.env.iter().map(|(name, value)| (name.clone(), value.clone()));
     for (name, value) in own.chain([attempt]) {
         let is_own = name.starts_with("KILN_") && !job.env.contains_key(&name);
-        if is_own && (ALWAYS.iter().any(|begin| name.starts_with(begin)) || names(job, &name)) {
+        if is_own && named::counts(job, &name) {
             facts.insert(Fact::OwnVariable(name), value);
         }
     }
-}
-
-/// Whether a text of the job has this word in it.
-fn names(job: &Job, variable: &str) -> bool {
-    let in_step = |step: &Step| {
-        let in_command = match &step.run {
-            Command::Shell { script, .. } => script.contains(variable),
-            Command::Argv { argv } => argv.iter().any(|part| part.contains(variable)),
-        };
-        in_command || step.env.values().any(|value| value.contains(variable))
-    };
-    job.steps.iter().any(in_step) || job.env.values().any(|value| value.contains(variable))
 }
 
 /// Says whether two values are the same, and nothing else to who has not the key.

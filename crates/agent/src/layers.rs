@@ -1,10 +1,15 @@
 //! This machine's layers, for who collects them.
 
 use std::collections::BTreeSet;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kiln_api::layers::{CacheEntry, Kept, LayerKind, LayerUsage, Layers, Removed, Stays, Unwanted};
+use kiln_api::layers::{
+    CacheEntry, Damage, ImageLayer, Kept, LayerKind, LayerUsage, Layers, Removed, Stays, Unwanted,
+    Verified,
+};
 use kiln_model::RunId;
 use kiln_model::layer::LayerId;
 use kiln_workspace::{Collected, Kind, Victims, WorkspaceError, Workspaces};
@@ -38,6 +43,7 @@ impl MachineLayers {
         let trees = unwanted.trees.difference(&held.trees).cloned().collect();
         self.0.take_sources(&alone, &trees, &mut victims).map_err(text)?;
         self.0.take_caches_of(&alone, &unwanted.caches, &mut victims).map_err(text)?;
+        self.0.take_images(&alone, &unwanted.images, &mut victims).map_err(text)?;
         if let Some(before) = unwanted.derived_before {
             self.0.take_derived(&alone, before, &mut victims).map_err(text)?;
         }
@@ -76,6 +82,15 @@ impl Layers for MachineLayers {
             what: CacheEntry { name: entry.name, project: entry.project, n_bytes: entry.n_bytes },
         };
         Ok(caches.into_iter().map(kept).collect())
+    }
+
+    fn images(&self) -> Result<Vec<Kept<ImageLayer>>, String> {
+        let images = self.0.images_kept().map_err(text)?;
+        let kept = |layer: kiln_workspace::ImageLayer| Kept {
+            used_at: layer.used_at,
+            what: ImageLayer { name: layer.name, n_bytes: layer.n_bytes },
+        };
+        Ok(images.into_iter().map(kept).collect())
     }
 
     fn collect(
@@ -119,6 +134,22 @@ impl Layers for MachineLayers {
         self.0.layer_paths(layer).is_some()
     }
 
+    fn verify(&self) -> Result<Verified, String> {
+        let differs = |tree: &str, index: &Path, files: &[(PathBuf, Metadata)]| {
+            kiln_git::unlike(index, tree.len() / 2, files)
+        };
+        let verified = self.0.verify(differs).map_err(text)?;
+        let damage = |damage: kiln_workspace::Damage| {
+            let kiln_workspace::Damage { kind, attempt, name, why, aside } = damage;
+            Damage { kind: kind_of(kind), attempt, name, why, aside }
+        };
+        Ok(Verified {
+            n_layers: verified.n_layers,
+            n_new: verified.n_new,
+            damaged: verified.damaged.into_iter().map(damage).collect(),
+        })
+    }
+
     fn hold(&self) -> Result<Box<dyn Send>, String> {
         Ok(Box::new(self.0.using().map_err(text)?))
     }
@@ -129,6 +160,7 @@ impl Layers for MachineLayers {
             runs: usage.runs.into_iter().collect(),
             sources: usage.sources,
             caches: usage.caches,
+            images: usage.images,
             rest: usage.rest,
             is_partial: usage.is_partial,
         })
@@ -136,15 +168,20 @@ impl Layers for MachineLayers {
 }
 
 fn shown(collected: Collected) -> Removed {
-    let kind = match collected.kind {
+    let kind = kind_of(collected.kind);
+    Removed { kind, run: collected.run, n_bytes: collected.n_bytes }
+}
+
+fn kind_of(kind: Kind) -> LayerKind {
+    match kind {
         Kind::Layers => LayerKind::Layers,
         Kind::Source => LayerKind::Sources,
         Kind::Cache => LayerKind::Caches,
+        Kind::Image => LayerKind::Images,
         Kind::Derived => LayerKind::Derived,
         Kind::Damaged => LayerKind::Damaged,
         Kind::Leftover => LayerKind::Leftovers,
-    };
-    Removed { kind, run: collected.run, n_bytes: collected.n_bytes }
+    }
 }
 
 fn text(error: WorkspaceError) -> String {

@@ -99,7 +99,13 @@ impl Looked {
         let pinned = workspaces.pinned(&objects).map_err(|error| told(&error))?;
         let fill = |into: &Path, _: Option<&Path>| {
             let written = self.tree.keep_git(self.index.as_ref(), &pinned, into);
-            written.map_err(|error| told(&error))
+            written.map_err(|error| told(&error))?;
+            // Beside a `.git` that was a file lie those of submodules, in folders of the tree.
+            let looked_like = match self.tree.is_linked() {
+                true => workspaces.look_like(&self.tree.root, into),
+                false => Ok(()),
+            };
+            looked_like.map_err(|error| told(&error))
         };
         workspaces.make_git(name, name, fill).map_err(|error| told(&error))
     }

@@ -22,7 +22,7 @@ use kiln_workspace::{Prepared, Untouched};
 
 use crate::agent::{Shared, report};
 use crate::job::{OUTPUT_FILE, prepare};
-use crate::{environment, image};
+use crate::{environment, image, named, network, remote, sandbox};
 
 /// How long after it was made a place may be given to another job.
 const FRESH_FOR: Duration = Duration::from_millis(250);
@@ -40,8 +40,14 @@ pub(crate) struct Spare<T> {
     /// Whose folder it is in.
     attempt: AttemptId,
     layers: Vec<LayerId>,
-    /// Whether there is a source under them.
-    bare: bool,
+    sees: Sees,
+}
+
+/// What is under the layers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Sees {
+    source: bool,
+    git: bool,
 }
 
 /// The spares of one agent, the youngest last.
@@ -58,7 +64,7 @@ impl<T: Session> Spares<T> {
         let mut spares = self.lock();
         let fits = |spare: &Spare<T>| {
             spare.attempt.run == assignment.lease.attempt.run
-                && (&spare.layers, spare.bare) == (&assignment.layers, is_bare(assignment))
+                && (&spare.layers, spare.sees) == (&assignment.layers, sees(assignment))
                 && spare.place.is_fresh(now)
         };
         let at = spares.iter().rposition(fits)?;
@@ -144,6 +150,10 @@ pub(crate) async fn open<S: JobSource, E: Executor>(
     };
     let made_at = shared.options.clock.monotonic();
     let mut spec = spec(shared, assignment, &prepared);
+    let network = network::of(&assignment.job, &shared.options.machine_env);
+    let (network, remark) = network.map_err(OpenError::Other)?;
+    spec.network = network;
+    spec.preface.extend(remark);
     if let Some(image) = image {
         let (workspaces, machine_env) = (&shared.options.workspaces, &shared.options.machine_env);
         let folder = workspaces.attempt_dir(assignment.lease.attempt);
@@ -151,6 +161,11 @@ pub(crate) async fn open<S: JobSource, E: Executor>(
         image::run_in(workspaces, &folder, job, image, &prepared, &mut spec)
             .map_err(OpenError::Other)?;
     }
+    let (workspaces, machine_env) = (&shared.options.workspaces, &shared.options.machine_env);
+    let folder = spec.attempt_dir.clone();
+    sandbox::put_in(workspaces, &folder, (assignment, machine_env), &prepared, &mut spec)
+        .map_err(OpenError::Other)?;
+    remote::send(assignment, &shared.options, &mut spec);
     let session = shared.executor.open(spec).await?;
     let untouched = shared.options.workspaces.untouched(assignment.lease.attempt);
     let mount = prepared.mount.clone();
@@ -180,21 +195,26 @@ pub(crate) async fn keep<S: JobSource, E: Executor>(
     if let Err(error) = shared.options.workspaces.keep_steps_of_nothing(attempt) {
         report(&format!("cannot keep the steps of {attempt}: {error}"));
     }
-    let (layers, bare) = (assignment.layers.clone(), is_bare(assignment));
-    shared.spares.lock().push(Spare { session, place, attempt, layers, bare });
+    let (layers, sees) = (assignment.layers.clone(), sees(assignment));
+    shared.spares.lock().push(Spare { session, place, attempt, layers, sees });
     Ok(())
 }
 
 /// Whether it begins with an empty top, at its first step, and finds nothing of earlier runs.
 fn is_plain(assignment: &Assignment) -> bool {
     assignment.job.image.is_none()
+        && assignment.job.ssh.is_none()
+        && assignment.job.limits.is_none()
+        && !sandbox::is_asked(assignment)
+        && network::is_machines(&assignment.job)
         && assignment.own.is_empty()
         && assignment.first_step == 0
         && assignment.job.cache.is_empty()
 }
 
-fn is_bare(assignment: &Assignment) -> bool {
-    assignment.job.workspace == View::Nothing
+fn sees(assignment: &Assignment) -> Sees {
+    let source = assignment.job.workspace != View::Nothing;
+    Sees { source, git: source && named::sees_git(&assignment.job) }
 }
 
 /// Ends a spare and removes its folder.
@@ -221,8 +241,10 @@ fn spec<S, E: Executor>(
         attempt_dir,
         mount: prepared.mount.clone(),
         further: prepared.further.clone(),
+        read_only: assignment.mirror.iter().cloned().collect(),
         preface: prepared.lines.clone(),
         container: None,
+        network: kiln_executor::SessionNetwork::default(),
         directory: prepared.directory.clone(),
         env: environment::of(assignment, &options.machine_env, &prepared.directory, &output),
         masked: assignment.secrets.values().cloned().collect(),
@@ -230,5 +252,8 @@ fn spec<S, E: Executor>(
         log_bytes_max: options.log_bytes_max,
         grace: options.grace,
         orphan_for: options.orphan_for,
+        limits: assignment.job.limits,
+        sandbox: None,
+        remote: None,
     }
 }

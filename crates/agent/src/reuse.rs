@@ -22,6 +22,7 @@ use kiln_api::agent::{
 };
 use kiln_executor::Executor;
 use kiln_git::Mirror;
+use kiln_image::Image;
 use kiln_model::AttemptId;
 use kiln_model::inputs::{Decided, Inputs};
 use kiln_model::layer::{LayerId, Source};
@@ -30,11 +31,12 @@ use kiln_workspace::{Base, Workspaces, Written};
 use tokio::sync::watch;
 
 use crate::agent::{Phase, Shared};
+use crate::collide;
 use crate::covered::{self, Ground};
 use crate::input::{self, InputError, Listing};
-use crate::job::{Halt, halt};
-use crate::key;
+use crate::job::{self, Halt, halt};
 use crate::slot::Busy;
+use crate::{key, named};
 
 /// So long a slot is kept while the source answers. Longer, and it waits for another job.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(50);
@@ -44,7 +46,7 @@ pub(crate) enum Sought {
     /// It must run. With what to look at when it has, if its result has a key.
     Run {
         busy: Busy,
-        watched: Option<Watched>,
+        watched: Option<Box<Watched>>,
     },
     /// It is over already.
     Reused,
@@ -54,6 +56,7 @@ pub(crate) enum Sought {
 }
 
 /// A job that runs and whose result has a key.
+#[derive(Clone)]
 pub(crate) struct Watched {
     warnings: Vec<String>,
     /// How the inputs in a working tree looked before; `None`: not known.
@@ -61,6 +64,9 @@ pub(crate) struct Watched {
     began_ms: i64,
     /// Why there is no key after all.
     trouble: Option<String>,
+    /// The image that the key speaks of, since its name may lead elsewhere a moment later; or why there
+    /// is none.
+    pub image: Option<Result<Image, String>>,
 }
 
 /// The source, found but not made.
@@ -114,7 +120,7 @@ pub(crate) async fn seek<S: JobSource, E: Executor>(
 
 fn answer(sought: Result<Option<Watched>, Stale>, busy: Busy) -> Sought {
     match sought {
-        Ok(Some(watched)) => Sought::Run { busy, watched: Some(watched) },
+        Ok(Some(watched)) => Sought::Run { busy, watched: Some(Box::new(watched)) },
         Ok(None) => Sought::Reused,
         Err(Stale) => Sought::Disowned,
     }
@@ -138,17 +144,23 @@ async fn sought<S: JobSource, E: Executor>(
     terms: ReuseTerms,
 ) -> Result<Option<Watched>, Stale> {
     let began_ms = shared.options.clock.now().as_millis();
+    let without_key = |trouble, image| {
+        let (warnings, looks) = (Vec::new(), None);
+        Ok(Some(Watched { warnings, looks, began_ms, trouble, image }))
+    };
+    let image = match job::image_of(shared, assignment).await {
+        Ok(image) => image,
+        // The job's end, which says it better.
+        Err(why) => return without_key(None, Some(Err(why))),
+    };
     let asked = {
-        let (shared, assignment) = (shared.clone(), assignment.clone());
-        let ask = move || ask(&shared, &assignment, &terms, began_ms);
+        let (shared, assignment, image) = (shared.clone(), assignment.clone(), image.clone());
+        let ask = move || ask(&shared, &assignment, &terms, (began_ms, image));
         tokio::task::spawn_blocking(ask).await.unwrap_or_else(|panic| Err(panic.to_string()))
     };
     let asked = match asked {
         Ok(asked) => Arc::new(asked),
-        Err(trouble) => {
-            let (warnings, looks, trouble) = (Vec::new(), None, Some(trouble));
-            return Ok(Some(Watched { warnings, looks, began_ms, trouble }));
-        }
+        Err(trouble) => return without_key(Some(trouble), image.map(Ok)),
     };
     let mut unfit: Vec<(AttemptId, String)> = Vec::new();
     let trouble = loop {
@@ -167,8 +179,7 @@ async fn sought<S: JobSource, E: Executor>(
             Err(LeaseError::Unavailable(error)) => break Some(error),
         }
     };
-    let Watched { warnings, looks, .. } = &asked.watched;
-    Ok(Some(Watched { warnings: warnings.clone(), looks: *looks, began_ms, trouble }))
+    Ok(Some(Watched { trouble, ..asked.watched.clone() }))
 }
 
 /// Takes what was found, or says why that cannot be.
@@ -186,7 +197,10 @@ async fn take<S: JobSource, E: Executor>(
     if why.is_some() {
         return Ok(why);
     }
-    let warnings = asked.watched.warnings.clone();
+    let mut warnings = asked.watched.warnings.clone();
+    if let Some(comparing) = collide::begin(shared, assignment) {
+        warnings.extend(comparing.await.unwrap_or_default());
+    }
     match shared.source.reuse(assignment.lease, found, warnings).await? {
         Taken::Done => Ok(None),
         Taken::Unfit(why) => Ok(Some(why)),
@@ -217,23 +231,55 @@ fn ask<S: JobSource, E: Executor>(
     shared: &Shared<S, E>,
     assignment: &Assignment,
     terms: &ReuseTerms,
-    began_ms: i64,
+    (began_ms, image): (i64, Option<Image>),
 ) -> Result<Asked, String> {
     let inputs = Inputs::new(&assignment.job.inputs).map_err(|error| error.to_string())?;
     let place = Place::of(shared, assignment)?;
     let listing = place.listing(shared, &inputs, true).map_err(|error| error.to_string())?;
     let (options, looks) = (&shared.options, listing.looks);
     let warnings = warnings(&options.workspaces, assignment, &listing);
-    let (env, workspaces) = (&options.machine_env, &options.workspaces);
-    let keyed = key::of(assignment, terms, env, workspaces, listing.files);
-    let watched = Watched { warnings, looks, began_ms, trouble: None };
+    if listing.files.is_empty() && !warnings.is_empty() && warnings.len() == n_including(assignment)
+    {
+        // Most likely a slip of the pen, and then the result would be taken for ever.
+        return Err("no file matches its `inputs`".to_owned());
+    }
+    let git = git(shared, assignment)?;
+    let ground = key::Ground {
+        machine_env: &options.machine_env,
+        workspaces: &options.workspaces,
+        image: image.as_ref(),
+        git: git.as_deref(),
+    };
+    let keyed = key::of(assignment, terms, &ground, listing.files);
+    let image = image.map(Ok);
+    let watched = Watched { warnings, looks, began_ms, trouble: None, image };
     Ok(Asked { place, inputs, keyed, watched })
+}
+
+/// The folder of the `.git` that the job sees of a commit.
+fn git<S, E: Executor>(
+    shared: &Shared<S, E>,
+    assignment: &Assignment,
+) -> Result<Option<PathBuf>, String> {
+    if !matches!(assignment.source, Source::Git { .. }) || !named::sees_git(&assignment.job) {
+        return Ok(None);
+    }
+    // The one of this run: tags come and branches move between two of them.
+    Ok(match shared.bases.of(assignment)? {
+        Base::Source { git: Some(git), .. } => Some(shared.options.workspaces.git_path(&git)),
+        _ => None,
+    })
+}
+
+fn n_including(assignment: &Assignment) -> usize {
+    assignment.job.inputs.iter().filter(|pattern| !pattern.starts_with('!')).count()
 }
 
 /// Patterns that match nothing, neither in the source nor in what the needs left.
 fn warnings(workspaces: &Workspaces, assignment: &Assignment, listing: &Listing) -> Vec<String> {
     let without = listing.without_match.iter().filter(|pattern| {
-        !assignment.layers.iter().any(|layer| matches(workspaces, layer, pattern))
+        !named::is_git(pattern)
+            && !assignment.layers.iter().any(|layer| matches(workspaces, layer, pattern))
     });
     let job = &assignment.job.name;
     let sentence =
@@ -255,7 +301,8 @@ fn matches(workspaces: &Workspaces, layer: &LayerId, pattern: &str) -> bool {
 /// What to look at when the job has run, of an attempt that this process did not begin.
 pub(crate) fn watched(assignment: &Assignment) -> Option<Watched> {
     let began_ms = assignment.started_at.map_or(0, |at| at.as_millis());
-    let watched = Watched { warnings: Vec::new(), looks: None, began_ms, trouble: None };
+    let (warnings, looks, trouble, image) = (Vec::new(), None, None, None);
+    let watched = Watched { warnings, looks, began_ms, trouble, image };
     assignment.reuse.as_ref().map(|_| watched)
 }
 
@@ -266,7 +313,7 @@ pub(crate) async fn note<S: JobSource, E: Executor>(
     watched: Watched,
     result: &mut JobResult,
 ) {
-    let Watched { warnings, looks, began_ms, trouble } = watched;
+    let Watched { warnings, looks, began_ms, trouble, .. } = watched;
     result.notes.warnings.extend(warnings);
     if let Some(trouble) = trouble {
         let job = &assignment.job.name;
@@ -282,6 +329,10 @@ pub(crate) async fn note<S: JobSource, E: Executor>(
         let inputs = Inputs::new(&assignment.job.inputs).map_err(|error| error.to_string())?;
         let place = Place::of(&*shared, &assignment)?;
         if let Place::WorkingTree { .. } = place {
+            if named::sees_git(&assignment.job) {
+                let what = "what git tells of a working tree may change at any time";
+                return Err(format!("it names `git`, and {what}"));
+            }
             let now = place.listing(&*shared, &inputs, false).map_err(|error| error.to_string())?;
             if looks.is_none() || now.looks != looks {
                 return Err("files that it names as `inputs` changed while it ran".to_owned());

@@ -10,11 +10,11 @@ use kiln_executor::{Executor, OpenError, Session, SessionSpec, StepCommand, Step
 use kiln_image::Images;
 use kiln_model::Exit;
 use kiln_model::limit::KILL_GRACE;
-use kiln_workspace::{Base, Prepared, Visit, WorkspaceError, Workspaces};
-use tokio::sync::mpsc;
+use kiln_workspace::{Prepared, Visit, WorkspaceError, Workspaces};
+use tokio::sync::{mpsc, watch};
 
-use crate::job::{OUTPUT_FILE, unsupported};
-use crate::{Bases, environment, image};
+use crate::job::OUTPUT_FILE;
+use crate::{Bases, environment, image, network, sandbox};
 
 /// Why the place of a job cannot be entered.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,8 @@ pub enum VisitError {
 pub struct Visiting<S> {
     session: S,
     visit: Visit,
+    /// Some of the files may be there only as long as this is.
+    bases: Arc<Bases>,
 }
 
 impl<S: Session> Visiting<S> {
@@ -48,16 +50,29 @@ impl<S: Session> Visiting<S> {
         assignment: &Assignment,
         machine_env: &[(String, String)],
     ) -> Result<Self, VisitError> {
-        if let Some(missing) = unsupported(assignment) {
-            return Err(VisitError::Unsupported(missing));
+        if let Some(host) = &assignment.job.ssh {
+            return Err(VisitError::Unsupported(format!(
+                "the job runs on `{host}`, and what it had there is removed; its files as they came \
+                 back are in `kiln workspace`"
+            )));
         }
-        let (there, asked) = (workspaces.clone(), assignment.clone());
-        let files = move || image::folders(&there, &Bases::new(there.clone()), &asked);
-        let image = image::get(images, assignment, files).await.map_err(VisitError::Base)?;
-        let (there, asked) = (workspaces.clone(), assignment.clone());
-        let made = tokio::task::spawn_blocking(move || prepare(there, &asked)).await;
+        let bases = Arc::new(Bases::new(workspaces.clone()));
+        let (there, of, asked) = (workspaces.clone(), bases.clone(), assignment.clone());
+        let files = move || image::folders(&there, &of, &asked);
+        let image = image::get(images, assignment, files, &watch::Sender::default())
+            .await
+            .map_err(VisitError::Base)?;
+        let (there, of, asked) = (workspaces.clone(), bases.clone(), assignment.clone());
+        let made = tokio::task::spawn_blocking(move || prepare(&there, &of, &asked)).await;
         let visit = made.map_err(|panic| VisitError::Base(panic.to_string()))??;
         let mut spec = spec(assignment, &visit, machine_env);
+        match network::of(&assignment.job, machine_env) {
+            Ok((network, _)) => spec.network = network,
+            Err(why) => {
+                let _ = visit.end();
+                return Err(VisitError::Unsupported(why));
+            }
+        }
         if let Some(image) = image {
             let (folder, job) = (visit.folder(), (assignment, machine_env));
             let moved = image::run_in(&workspaces, folder, job, &image, &visit.prepared, &mut spec);
@@ -66,8 +81,14 @@ impl<S: Session> Visiting<S> {
                 return Err(VisitError::Base(why));
             }
         }
+        let (folder, job) = (visit.folder().to_owned(), (assignment, machine_env));
+        let apart = sandbox::put_in(&workspaces, &folder, job, &visit.prepared, &mut spec);
+        if let Err(why) = apart {
+            let _ = visit.end();
+            return Err(VisitError::Base(why));
+        }
         match executor.open(spec).await {
-            Ok(session) => Ok(Self { session, visit }),
+            Ok(session) => Ok(Self { session, visit, bases }),
             Err(error) => {
                 let _ = visit.end();
                 Err(error.into())
@@ -88,15 +109,23 @@ impl<S: Session> Visiting<S> {
     /// Ends what still runs, and throws away what was written.
     pub async fn end(mut self) -> Result<(), String> {
         let closed = self.session.close().await.map_err(|error| error.to_string());
-        let visit = self.visit;
-        let removed = tokio::task::spawn_blocking(move || visit.end()).await;
+        let (visit, bases) = (self.visit, self.bases);
+        let removed = tokio::task::spawn_blocking(move || {
+            drop(bases);
+            visit.end()
+        })
+        .await;
         let removed = removed.map_err(|panic| panic.to_string());
         closed.and(removed.and_then(|removed| removed.map_err(|error| error.to_string())))
     }
 }
 
-fn prepare(workspaces: Arc<Workspaces>, assignment: &Assignment) -> Result<Visit, VisitError> {
-    let base: Base = Bases::new(workspaces.clone()).of(assignment).map_err(VisitError::Base)?;
+fn prepare(
+    workspaces: &Workspaces,
+    bases: &Bases,
+    assignment: &Assignment,
+) -> Result<Visit, VisitError> {
+    let base = bases.of(assignment).map_err(VisitError::Base)?;
     Ok(workspaces.visit(assignment.project.as_str(), &base, &assignment.layers)?)
 }
 
@@ -106,10 +135,12 @@ fn spec(assignment: &Assignment, visit: &Visit, machine_env: &[(String, String)]
     let output = folder.join(OUTPUT_FILE);
     SessionSpec {
         container: None,
+        network: kiln_executor::SessionNetwork::default(),
         attempt: assignment.lease.attempt,
         attempt_dir: folder.to_owned(),
         mount,
         further,
+        read_only: assignment.mirror.iter().cloned().collect(),
         preface: lines,
         env: environment::of(assignment, machine_env, &directory, &output),
         directory,
@@ -119,5 +150,8 @@ fn spec(assignment: &Assignment, visit: &Visit, machine_env: &[(String, String)]
         log_bytes_max: 0,
         grace: KILL_GRACE,
         orphan_for: std::time::Duration::ZERO,
+        remote: None,
+        limits: assignment.job.limits,
+        sandbox: None,
     }
 }

@@ -17,7 +17,7 @@ use kiln_model::layer::{Digest, LayerId, Source};
 use kiln_model::plan::{CacheRule, Job};
 use kiln_model::{
     AgentId, AttemptId, Earlier, Exit, JobName, LeaseId, Notes, Outcome, ProjectId, ProjectName,
-    RunNumber, Trigger,
+    RunNumber, Trigger, Usage,
 };
 use kiln_stdx::{Secret, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -231,6 +231,7 @@ pub trait JobSource: Send + Sync + 'static {
         step: u32,
         exit: Exit,
         log_to: u64,
+        usage: Option<Usage>,
     ) -> Result<(), LeaseError>;
 
     /// The log has grown to so many bytes, and they are in the file.

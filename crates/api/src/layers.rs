@@ -3,11 +3,12 @@
 //! Which runs may lose their layers is known by rows, and where layers are by the agent's machine.
 //! All calls block.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_model::layer::LayerId;
-use kiln_model::{ProjectId, RunId};
+use kiln_model::{AttemptId, ProjectId, RunId};
 use kiln_stdx::Timestamp;
 
 /// Asked while nobody can begin to use a layer: which of these must stay after all.
@@ -28,6 +29,8 @@ pub struct Unwanted {
     pub trees: BTreeSet<String>,
     /// Entries of caches, by name.
     pub caches: BTreeSet<String>,
+    /// Layers of images, by name, with the time since which nobody may have used them.
+    pub images: BTreeMap<String, Timestamp>,
     /// What is made again when it is wanted, older than this.
     pub derived_before: Option<Timestamp>,
     /// What was set aside because it was damaged, older than this.
@@ -48,6 +51,7 @@ pub enum LayerKind {
     Layers,
     Sources,
     Caches,
+    Images,
     Derived,
     Damaged,
     Leftovers,
@@ -59,6 +63,7 @@ impl LayerKind {
             Self::Layers => "layers",
             Self::Sources => "sources",
             Self::Caches => "caches",
+            Self::Images => "images",
             Self::Derived => "derived",
             Self::Damaged => "damaged",
             Self::Leftovers => "leftovers",
@@ -83,15 +88,46 @@ pub struct CacheEntry {
     pub n_bytes: u64,
 }
 
+/// A layer of a container image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageLayer {
+    pub name: String,
+    /// What it takes on disk.
+    pub n_bytes: u64,
+}
+
 /// What layers take on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LayerUsage {
     pub runs: Vec<(RunId, u64)>,
     pub sources: u64,
     pub caches: u64,
+    pub images: u64,
     pub rest: u64,
     /// Not everything was counted in the time that was given.
     pub is_partial: bool,
+}
+
+/// Something that was not as it was made, and is set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub kind: LayerKind,
+    /// Whose files they were, of [`LayerKind::Layers`].
+    pub attempt: Option<AttemptId>,
+    /// What it was called.
+    pub name: String,
+    pub why: String,
+    /// Where it is now.
+    pub aside: PathBuf,
+}
+
+/// What came of reading every layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    pub n_layers: u64,
+    /// Of these, those of which nothing was known until now.
+    pub n_new: u64,
+    pub damaged: Vec<Damage>,
 }
 
 /// The layers of one machine.
@@ -100,6 +136,8 @@ pub trait Layers: Send + Sync + 'static {
     fn runs(&self) -> Result<Vec<Kept<RunId>>, String>;
     fn sources(&self) -> Result<Vec<Kept<String>>, String>;
     fn caches(&self) -> Result<Vec<Kept<CacheEntry>>, String>;
+    /// Layers of container images.
+    fn images(&self) -> Result<Vec<Kept<ImageLayer>>, String>;
     /// Takes away what is unwanted and does not stay. `dry`: only says what that would be. What an
     /// attempt or a shell uses stays in any case. With the first trouble that it had.
     fn collect(
@@ -110,6 +148,8 @@ pub trait Layers: Send + Sync + 'static {
     ) -> (Vec<Removed>, Option<String>);
     /// Whether a layer is there as a whole.
     fn has(&self, layer: &LayerId) -> bool;
+    /// Reads everything, and sets aside what is not what it was.
+    fn verify(&self) -> Result<Verified, String>;
     /// Nothing is taken away while this is held.
     fn hold(&self) -> Result<Box<dyn Send>, String>;
     /// What is not known yet is counted, for at most so long.

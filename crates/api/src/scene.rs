@@ -37,6 +37,8 @@ pub enum Moment {
     Before(String),
     /// As a step left them.
     After(String),
+    /// Now: the job must be running.
+    Live,
 }
 
 /// A job at a moment.

@@ -150,6 +150,9 @@ pub struct Step {
     /// Its files are kept as it found them: the job can be run again from here.
     #[serde(default)]
     pub kept: bool,
+    /// What it used of its machine; absent where that is not known, and before it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<kiln_model::Usage>,
 }
 
 /// An artifact in a run's list.
@@ -351,6 +354,9 @@ pub struct AskGc {
     /// `20` (runs) or `10GB`.
     #[serde(default)]
     pub keep: BTreeMap<String, String>,
+    /// Every layer is read before, and what is not what it was is set aside.
+    #[serde(default)]
+    pub verify: bool,
 }
 
 /// What was collected.
@@ -365,6 +371,19 @@ pub struct GcReport {
     /// What somebody should know although all went well. Sentences of the same kind.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// When that was asked for: what reading every layer has shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<VerifiedLayers>,
+}
+
+/// What came of reading every layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedLayers {
+    pub n_layers: u64,
+    /// Of these, layers that nobody had read before: they are compared from the next time on.
+    pub n_new: u64,
+    /// What was damaged and is set aside. Whole sentences without the full stop, with the way out.
+    pub damaged: Vec<String>,
 }
 
 /// One row of what was collected, or of what is there.

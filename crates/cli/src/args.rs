@@ -73,6 +73,8 @@ pub enum Command {
     #[command(subcommand)]
     Workspace(workspace::Command),
     #[command(subcommand)]
+    Image(image::Command),
+    #[command(subcommand)]
     Secret(secret::Command),
     Pin(pin::Args),
     Unpin(pin::UnpinArgs),
@@ -94,8 +96,8 @@ pub fn spelled_out(typed: impl Iterator<Item = OsString>) -> Vec<OsString> {
 impl Command {
     /// Whether it may run jobs in this process, and so needs the process that starts them.
     pub fn runs_jobs(&self) -> bool {
-        use Command::{Demo, Doctor, Rerun, Run, Serve, Shell};
-        matches!(self, Run(_) | Serve(_) | Demo(_) | Rerun(_) | Shell(_) | Doctor(_))
+        use Command::{Demo, Doctor, Image, Rerun, Run, Serve, Shell};
+        matches!(self, Run(_) | Serve(_) | Demo(_) | Rerun(_) | Shell(_) | Doctor(_) | Image(_))
     }
 }
 

@@ -52,6 +52,11 @@ impl Data {
         self.root.join("local").join("run")
     }
 
+    /// The configuration file, be it there or not.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("kiln.toml")
+    }
+
     /// Where `kiln serve` says how it can be reached.
     pub fn server_note(&self) -> PathBuf {
         self.root.join("server.json")

@@ -14,7 +14,7 @@ use kiln_model::artifact::Artifact;
 use kiln_model::layer::LayerId;
 use kiln_model::{
     AgentId, AttemptId, Earlier, EarlierStep, Epoch, Exit, FromStep, JobKey, JobState, LeaseId,
-    Notes, Outcome,
+    Notes, Outcome, Usage,
 };
 use kiln_stdx::Timestamp;
 
@@ -71,6 +71,8 @@ pub struct Step {
     /// Bytes of the attempt's log that are this step's.
     pub log_from: u64,
     pub log_to: Option<u64>,
+    /// Absent: not known.
+    pub usage: Option<Box<Usage>>,
 }
 
 /// Whether an event told something that was not known.
@@ -304,10 +306,10 @@ impl Attempt {
 
     pub(crate) fn finish_step(
         &mut self,
-        lease: LeaseId,
-        step: u32,
+        (lease, step): (LeaseId, u32),
         exit: &Exit,
         log_to: u64,
+        usage: Option<&Usage>,
         at: Timestamp,
     ) -> Result<News, Refused> {
         self.fence(lease)?;
@@ -323,6 +325,7 @@ impl Attempt {
         this.finished_at = Some(at);
         this.exit = Some(exit.clone());
         this.log_to = Some(log_to);
+        this.usage = usage.cloned().map(Box::new);
         Ok(News::New)
     }
 

@@ -70,6 +70,9 @@ impl Run {
         if let Some(why) = failed_before(attempt, step) {
             return why;
         }
+        if let Some(why) = job.no_boundaries() {
+            return format!("between its steps no files are kept, since {why}");
+        }
         match job.snapshots {
             Some(Snapshots::Off) => "its manifest says `snapshots: off`".to_owned(),
             None if attempt.notes.boundaries.is_empty() => format!(

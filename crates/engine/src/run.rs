@@ -173,9 +173,10 @@ impl Run {
                 let news = self.attempt_mut(*lease)?.start_step(*lease, *step, *log_from, at)?;
                 effects.job_changed_by(news, lease.attempt.job);
             }
-            EventKind::StepFinished { lease, step, exit, log_to } => {
+            EventKind::StepFinished { lease, step, exit, log_to, usage } => {
                 let attempt = self.attempt_mut(*lease)?;
-                let news = attempt.finish_step(*lease, *step, exit, *log_to, at)?;
+                let news =
+                    attempt.finish_step((*lease, *step), exit, *log_to, usage.as_deref(), at)?;
                 effects.job_changed_by(news, lease.attempt.job);
             }
             EventKind::Finished { lease, outcome, outputs, layer, artifacts, log_bytes, notes } => {

@@ -89,7 +89,9 @@ fn spec(folder: &Path, at: u32, kind: Option<OverlayKind>) -> SessionSpec {
         attempt_dir,
         mount,
         container: None,
+        network: kiln_executor::SessionNetwork::default(),
         further: Vec::new(),
+        read_only: Vec::new(),
         preface: Vec::new(),
         directory: folder.join("at"),
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
@@ -98,6 +100,9 @@ fn spec(folder: &Path, at: u32, kind: Option<OverlayKind>) -> SessionSpec {
         log_bytes_max: u64::MAX,
         grace: Duration::from_secs(1),
         orphan_for: Duration::ZERO,
+        remote: None,
+        limits: kiln_model::plan::Limits::default(),
+        sandbox: None,
     }
 }
 

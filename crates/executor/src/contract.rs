@@ -1,14 +1,16 @@
 //! What every executor promises. The suite in `tests/conformance` holds each to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_model::artifact::Artifact;
-use kiln_model::plan::ArtifactRule;
-use kiln_model::{AttemptId, Exit};
+use kiln_model::plan::{ArtifactRule, Limits, Volume};
+use kiln_model::{AttemptId, Exit, Usage};
 use kiln_stdx::Secret;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -53,6 +55,9 @@ pub struct StepDone {
     pub exit: Exit,
     /// Length of the log when the step's command had ended and its output was written.
     pub log_to: u64,
+    /// Absent when the step did not start, or its executor cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 pub trait Session: Send + 'static {
@@ -73,6 +78,32 @@ pub trait Session: Send + 'static {
         &mut self,
         cancel: watch::Receiver<bool>,
     ) -> impl Future<Output = Result<Option<StepDone>, StepError>> + Send;
+
+    /// Begins a command that goes on beside all that is asked later, until [`Session::resume`] hears of
+    /// its end or the session is closed: a service. `None`: the one that runs since before this owner
+    /// came is such a command.
+    fn begin(
+        &mut self,
+        _command: Option<StepCommand>,
+    ) -> impl Future<Output = Result<(), StepError>> + Send {
+        let none = "this executor has no services".to_owned();
+        std::future::ready(Err(StepError::Other(none)))
+    }
+
+    /// The TCP ports on which anything in the session's network listens.
+    fn listening(&mut self) -> impl Future<Output = Result<BTreeSet<u16>, StepError>> + Send {
+        std::future::ready(Ok(BTreeSet::new()))
+    }
+
+    /// Says lines of kiln's own in the log, also while a step runs.
+    fn voice(&self) -> Voice {
+        Voice::default()
+    }
+
+    /// What the last step that ended has used; `None` where that is not known.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 
     /// How far the log has come. The first bytes of a silence are announced at once.
     fn log(&self) -> watch::Receiver<LogPosition>;
@@ -120,6 +151,29 @@ pub trait Session: Send + 'static {
     fn renew(&mut self, spec: SessionSpec) -> impl Future<Output = Result<(), OpenError>> + Send;
 }
 
+/// Says lines in the log of a session, as long as that lives. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Voice(Option<Arc<dyn Fn(String) + Send + Sync>>);
+
+impl Voice {
+    pub fn new(say: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(say)))
+    }
+
+    /// Without its `kiln: `.
+    pub fn say(&self, line: impl Into<String>) {
+        if let Some(say) = &self.0 {
+            say(line.into());
+        }
+    }
+}
+
+impl std::fmt::Debug for Voice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Voice")
+    }
+}
+
 /// What a session needs.
 #[derive(Clone, Debug)]
 pub struct SessionSpec {
@@ -130,12 +184,17 @@ pub struct SessionSpec {
     /// Further mounts, which the job sees beside its workspace and can do without: one that the
     /// kernel refuses is told in the log. Only with `mount`, which gives the namespace for them.
     pub further: Vec<kiln_stdx::overlay::Mount>,
+    /// Folders of the machine that the steps see and must not change. Only with `mount`. One that cannot
+    /// be protected is told in the log.
+    pub read_only: Vec<PathBuf>,
     /// Lines of kiln's own that the log begins with, without their `kiln: `.
     pub preface: Vec<String>,
     /// The workspace: where steps run.
     pub directory: PathBuf,
-    /// The steps run in there, on `directory` at the place that it says. Needs a `mount`.
+    /// The steps run in there, on `directory` at the place that it says; without a `mount`, on nothing.
     pub container: Option<Container>,
+    /// What the steps reach.
+    pub network: SessionNetwork,
     /// The whole environment of the steps; nothing is inherited.
     pub env: BTreeMap<String, String>,
     /// Values to be replaced by `***` in the log (each also base64, URL- and JSON-escaped, line by
@@ -151,6 +210,12 @@ pub struct SessionSpec {
     /// How long the session may wait for a new owner when its owner is gone, before it kills
     /// everything. A step that runs is let finish first. Zero: everything is killed at once.
     pub orphan_for: Duration,
+    /// Of all processes of the session together. An executor that cannot hold one says so in the log.
+    pub limits: Limits,
+    /// The steps use the machine's own files and programs, and cannot change them. Not with `container`.
+    pub sandbox: Option<Sandbox>,
+    /// The steps run there and not here: the workspace goes there, and what they change comes back.
+    pub remote: Option<Remote>,
 }
 
 /// One command.
@@ -173,7 +238,7 @@ pub struct Container {
     /// The image's layers under an empty top; `at` is an empty folder, in which nothing is seen from
     /// outside.
     pub root: kiln_stdx::overlay::Mount,
-    /// Where the workspace is in there. Absolute.
+    /// Where the workspace is in there, and where steps run. Absolute.
     #[serde(with = "kiln_stdx::path")]
     pub workspace: PathBuf,
     /// Further files and folders that are seen in there.
@@ -181,7 +246,46 @@ pub struct Container {
     /// As in an image: `1000`, `node`, `0:0`, `user:group`; empty: root.
     pub user: String,
     pub hostname: String,
-    pub network: Network,
+    /// What of the machine is seen in there, as a policy has granted it.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// With all powers of who makes it, the machine's devices, and no filter of system calls.
+    #[serde(default)]
+    pub privileged: bool,
+}
+
+/// The machine's own root for the steps, read-only: with a `/tmp`, a home and devices of their own, and
+/// without homes, sockets and keys.
+///
+/// What it isolates and what not: `crate::host::container`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// It is made in a user namespace that knows our own user; needed by all but root.
+    pub user: bool,
+    /// An empty folder takes its place.
+    #[serde(with = "kiln_stdx::path")]
+    pub home: PathBuf,
+    /// Further files and folders that are shown empty, besides those that always are. Absolute.
+    pub hidden: Vec<PathBuf>,
+    /// What is seen all the same.
+    pub binds: Vec<Bind>,
+}
+
+/// A machine that is reached over ssh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remote {
+    /// As `ssh` takes it: `user@host`, `ssh://user@host:2222`, a name of its configuration.
+    pub host: String,
+    /// In place of the configuration of the user that kiln runs as.
+    pub config: Option<PathBuf>,
+    /// Variables that steps get from the far machine where the session's own do not say otherwise.
+    pub machine_env: Vec<String>,
+    /// Variables that say where the workspace is there.
+    pub workspace_env: Vec<String>,
+    /// Variables that say where the file of the outputs is there. After each step it is copied to
+    /// `output_file` in the attempt's folder.
+    pub output_env: Vec<String>,
+    pub output_file: String,
 }
 
 /// Something of the machine that a container sees.
@@ -195,14 +299,32 @@ pub struct Bind {
     pub writable: bool,
 }
 
-/// What a container reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the steps of a session reach, and by which names.
+///
+/// How it is made, and what is refused: `crate::host::network`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionNetwork {
+    pub reach: Reach,
+    /// Names of addresses, besides `localhost` and the container's own.
+    pub names: Vec<(String, Ipv4Addr)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// Its own loopback only.
+pub enum Reach {
+    /// A loopback of their own only.
     None,
+    /// A network of their own with a way out, through this program: `pasta` or `slirp4netns`. When it
+    /// does not start there is no way out, and the log begins with why.
+    Internet {
+        #[serde(with = "kiln_stdx::path")]
+        through: PathBuf,
+    },
     /// The machine's own network, with everything that it reaches.
+    #[default]
     Host,
+    /// That of the session with this folder, which lives. This one is killed when that one ends.
+    Of(#[serde(with = "kiln_stdx::path")] PathBuf),
 }
 
 /// Where a person's command reads and writes.

@@ -171,8 +171,9 @@ pub(crate) fn converts(objects: &Arc<Objects>, attributes: &[String]) -> Result<
         content.read_to_end(&mut text).map_err(|cause| failed(&cause))?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let words = text.lines().flat_map(|line| line.split_whitespace().skip(1));
+        // No `filter`: one does nothing unless somebody has configured what, and here nobody has.
         let asks = |word: &str| {
-            ["eol", "crlf", "ident", "filter", "working-tree-encoding"].iter().any(|attribute| {
+            ["eol", "crlf", "ident", "working-tree-encoding"].iter().any(|attribute| {
                 word.strip_prefix(attribute).is_some_and(|r| r.is_empty() || r.starts_with('='))
             })
         };

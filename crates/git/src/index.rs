@@ -8,6 +8,7 @@
 //! DIRC version n_entries │ looks[40] id[20|32] flags[2] name 0…, up to a multiple of 8 │ … │ digest
 //! ```
 
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -40,6 +41,23 @@ pub(crate) fn write(at: &Path, mut lines: Vec<Line<'_>>) -> Result<(), GitError>
         entry(line, &mut bytes);
     }
     finish(at, bytes, id_bytes)
+}
+
+/// The first of the files of a checkout that is not as its index says, or is not in it, or is missing.
+/// `None`: all are as they were, or the index cannot be read. `id_bytes`: of the repository's ids.
+pub fn unlike(at: &Path, id_bytes: usize, files: &[(PathBuf, Metadata)]) -> Option<PathBuf> {
+    let bytes = fs::read(at).ok()?;
+    let index = Index::parse(&bytes, id_bytes)?;
+    let mut seen = vec![false; index.len()];
+    for (path, meta) in files {
+        let [mut file, _] = index.entries_of(path);
+        match file.next() {
+            Some(entry) if index.is_like(entry, meta) => seen[entry] = true,
+            _ => return Some(path.clone()),
+        }
+    }
+    let missing = (0..index.len()).find(|entry| !seen[*entry] && !index.is_submodule(*entry));
+    missing.map(|entry| Path::new(OsStr::from_bytes(index.path(entry))).to_owned())
 }
 
 const HEAD_BYTES: usize = 12;
@@ -172,6 +190,28 @@ impl<'a> Index<'a> {
             |at: usize| self.bytes.get(looks + at..)?.first_chunk().map(|n| u32::from_be_bytes(*n));
         Some((number(8)?, number(12)?))
             .filter(|(seconds, nanos)| *seconds > 0 && *nanos < 1_000_000_000)
+    }
+
+    fn number(&self, entry: usize, at: usize) -> u32 {
+        let looks = self.starts[entry] + at;
+        let number = self.bytes.get(looks..).and_then(<[u8]>::first_chunk);
+        number.map_or(0, |number| u32::from_be_bytes(*number))
+    }
+
+    fn is_submodule(&self, entry: usize) -> bool {
+        self.number(entry, 24) == 0o160_000
+    }
+
+    /// Whether a file may be what it was: by its size and the time of its last change.
+    fn is_like(&self, entry: usize, meta: &Metadata) -> bool {
+        let (seconds, nanos, size) =
+            (self.number(entry, 8), self.number(entry, 12), self.number(entry, 36));
+        // Nothing is known, or, of the size, git was not sure.
+        let unknown = seconds == 0;
+        unknown
+            || seconds == wrapped(meta.mtime())
+                && (nanos == 0 || nanos == wrapped(meta.mtime_nsec()))
+                && (size == 0 || size == short(meta.size()))
     }
 
     /// Entries from the first that is not before `path`.

@@ -15,7 +15,8 @@ use crate::error::GitError;
 use crate::lend::alternates;
 use crate::working_tree::{WorkingTree, git_folders};
 
-/// Of `.git`: objects are borrowed, and the rest is of no use to a copy or as large as its history.
+/// Of `.git`: objects are borrowed, submodules have repositories of their own, and the rest is of no use
+/// to a copy or as large as its history.
 const NOT_KEPT: &[&str] = &["objects", "logs", "lfs", "modules", "worktrees", "annex", "index"];
 
 /// A `.git` of more files has its refs in more files than git itself finds quick.
@@ -49,6 +50,7 @@ impl WorkingTree {
         if !small || !self.copy_git(into)? {
             self.lend(into)?;
         }
+        self.lend_modules(into)?;
         let git = into.join(".git");
         if let Some(mut index) = index {
             let own = git.join("index");
@@ -73,20 +75,10 @@ impl WorkingTree {
     /// `false`: there is too much to copy; what was copied is gone again.
     fn copy_git(&self, into: &Path) -> Result<bool, GitError> {
         let git = into.join(".git");
-        for folder in ["objects/info", "objects/pack", "refs"] {
-            let folder = git.join(folder);
-            fs::create_dir_all(&folder).named("create", &folder)?;
-        }
         let mut n_left = FILES_MAX;
-        for entry in fs::read_dir(&self.git_dir).named("list", &self.git_dir)?.flatten() {
-            let name = entry.file_name();
-            let kept = name.to_str().is_none_or(|name| {
-                !NOT_KEPT.contains(&name) && !name.ends_with(".lock") && !name.ends_with("--ipc")
-            });
-            if kept && !copy(&entry.path(), &git.join(&name), &mut n_left)? {
-                fs::remove_dir_all(&git).named("remove", &git)?;
-                return Ok(false);
-            }
+        if !copy_small(&self.git_dir, &git, &mut n_left)? {
+            fs::remove_dir_all(&git).named("remove", &git)?;
+            return Ok(false);
         }
         // What was stashed is named only there.
         let stash = Path::new("logs/refs/stash");
@@ -115,9 +107,27 @@ impl WorkingTree {
     }
 }
 
+/// Copies what is small of a repository. `false`: more files than are left.
+pub(crate) fn copy_small(from: &Path, to: &Path, n_left: &mut usize) -> Result<bool, FsError> {
+    for folder in ["objects/info", "objects/pack", "refs"] {
+        let folder = to.join(folder);
+        fs::create_dir_all(&folder).named("create", &folder)?;
+    }
+    for entry in fs::read_dir(from).named("list", from)?.flatten() {
+        let name = entry.file_name();
+        let kept = name.to_str().is_none_or(|name| {
+            !NOT_KEPT.contains(&name) && !name.ends_with(".lock") && !name.ends_with("--ipc")
+        });
+        if kept && !copy(&entry.path(), &to.join(&name), n_left)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Copies a file, or a folder with all that is in it; what is neither is left out. `false`: more
 /// files than are left.
-fn copy(from: &Path, to: &Path, n_left: &mut usize) -> Result<bool, FsError> {
+pub(crate) fn copy(from: &Path, to: &Path, n_left: &mut usize) -> Result<bool, FsError> {
     let meta = match fs::symlink_metadata(from) {
         // It changes under our eyes: locks come and go.
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(true),

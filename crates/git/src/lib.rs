@@ -21,6 +21,7 @@ mod index;
 mod sha1;
 mod lend;
 mod linked;
+mod modules;
 mod pin;
 mod repair;
 pub mod working_tree;
@@ -29,6 +30,7 @@ mod keep;
 
 pub use commit::CommitInfo;
 pub use error::GitError;
+pub use index::unlike;
 pub use lend::Head;
 pub use location::Location;
 pub use look::Look;

@@ -18,6 +18,9 @@ use crate::error::GitError;
 use crate::lend::quoted;
 use crate::working_tree::WorkingTree;
 
+/// So many names of up to 4 KB fit into the arguments of one program.
+const FOLDERS_AT_ONCE: usize = 100;
+
 /// What a look found. Paths are relative to the root; folders end in `/` and stand for all that is in
 /// them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,11 +49,27 @@ impl WorkingTree {
 
     /// As [`WorkingTree::look_now`], with the index at a path. Both are only read.
     pub fn look(&self, index: &Path) -> Result<Look, GitError> {
+        let mut look = self.ask(index, "--untracked-files=normal", &[])?;
+        let is_folder = |path: &&PathBuf| {
+            fs::symlink_metadata(self.root.join(path)).is_ok_and(|meta| meta.is_dir())
+        };
+        let folders: Vec<PathBuf> = look.deleted.iter().filter(is_folder).cloned().collect();
+        // What is in a folder that has taken the place of a file, git tells only who asks for it.
+        for some in folders.chunks(FOLDERS_AT_ONCE) {
+            let found = self.ask(index, "--untracked-files=all", some)?;
+            look.untracked.extend(found.untracked);
+            look.ignored.extend(found.ignored);
+        }
+        Ok(look)
+    }
+
+    fn ask(&self, index: &Path, untracked: &str, only: &[PathBuf]) -> Result<Look, GitError> {
         let mut git = command::in_tree(&self.root);
         git.env("GIT_INDEX_FILE", index)
-            .args(["status", "--porcelain=v2", "-z", "--untracked-files=normal"])
-            .args(["--ignored=traditional", "--no-renames", "--no-ahead-behind"])
-            .args(["--ignore-submodules=all"]);
+            .env("GIT_LITERAL_PATHSPECS", "1")
+            .args(["status", "--porcelain=v2", "-z", untracked, "--ignored=traditional"])
+            .args(["--no-renames", "--no-ahead-behind", "--ignore-submodules=all", "--"])
+            .args(only);
         let listed =
             process::output(&mut git).map_err(|e| GitError::process("reading the status", e))?;
         Ok(parse(&listed))

@@ -26,6 +26,7 @@ use crate::repair;
 use crate::tree::{self, Found, Kind};
 use crate::update::{self, Update};
 use crate::walk::{self, TreeEntry};
+use crate::working_tree::is_git_folder;
 
 /// Where a mirror notes what it is a mirror of.
 const LOCATION_FILE: &str = "kiln-location";
@@ -48,10 +49,10 @@ impl Mirror {
             Location::Path(path) => Some(Source::at(path)?),
             Location::Url(_) => None,
         };
-        if !at.join("HEAD").is_file() {
+        if !is_git_folder(at) {
             make(at, source.as_ref().is_some_and(|source| source.sha256))?;
         }
-        if fs::read(at.join(LOCATION_FILE)).ok().as_deref() != Some(of.to_string().as_bytes()) {
+        if !is_located(at, of) {
             if let Some(source) = &source {
                 source.lend_to(at)?;
             }
@@ -69,6 +70,11 @@ impl Mirror {
 
     fn new(at: &Path, of: Location) -> Self {
         Self { at: at.to_owned(), of, objects: Objects::of(at), fetching: Mutex::new(()) }
+    }
+
+    /// Whether all is there that [`Mirror::open`] makes. Cheap: to be asked before each use.
+    pub fn is_whole(&self) -> bool {
+        is_git_folder(&self.at) && is_located(&self.at, &self.of)
     }
 
     /// Ends the process that reads objects; the next read starts another. It also ends by itself
@@ -330,22 +336,36 @@ impl Source {
 
 /// A bare repository that appears whole or not at all.
 fn make(at: &Path, sha256: bool) -> Result<(), GitError> {
+    if at.is_dir() {
+        // What is left of it may be nowhere else.
+        return furnish(at, sha256);
+    }
     let parent = at.parent().unwrap_or(Path::new("/"));
     create_private_dir(parent)?;
     let name = at.file_name().unwrap_or_default().to_string_lossy();
     // Two makers at once each have their own, and the first rename wins.
     let new = parent.join(format!(".{name}.{}.new", command::unique()));
-    for folder in ["objects/info", "objects/pack", "refs/heads", "refs/tags"] {
-        create_private_dir(&new.join(folder))?;
-    }
-    let head = new.join("HEAD");
-    fs::write(&head, "ref: refs/heads/main\n").named("write", &head)?;
-    configure(&new, sha256)?;
+    furnish(&new, sha256)?;
     match fs::rename(&new, at) {
         // Somebody else made it meanwhile, and theirs is as good.
         Err(_) if at.join("HEAD").is_file() => Ok(fs::remove_dir_all(&new).named("remove", &new)?),
         done => Ok(done.named("create", at)?),
     }
+}
+
+fn furnish(at: &Path, sha256: bool) -> Result<(), GitError> {
+    for folder in ["objects/info", "objects/pack", "refs/heads", "refs/tags"] {
+        create_private_dir(&at.join(folder))?;
+    }
+    write_atomic(&at.join("HEAD"), b"ref: refs/heads/main\n")?;
+    configure(at, sha256)
+}
+
+/// Whether a mirror says what it is a mirror of, and borrows from it when that is on this machine.
+fn is_located(at: &Path, of: &Location) -> bool {
+    let borrows = matches!(of, Location::Url(_)) || at.join("objects/info/alternates").is_file();
+    let said = fs::read(at.join(LOCATION_FILE)).ok();
+    borrows && said.as_deref() == Some(of.to_string().as_bytes())
 }
 
 fn configure(at: &Path, sha256: bool) -> Result<(), GitError> {

@@ -1,9 +1,11 @@
 //! Copying borrowed objects into a mirror, so that they outlive their source.
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use kiln_stdx::fs::Named;
 use kiln_stdx::process;
 
 use crate::command;
@@ -58,7 +60,7 @@ fn pack(
     git.args(["pack-objects", "--quiet", "--revs", "--non-empty", "--delta-base-offset"])
         .args(["--threads=1", "--"])
         .arg(mirror.join("objects/pack/pack"));
-    feed(&mut git, &revisions, "copying objects")
+    feed(&mut git, &revisions, "copying objects").map(drop)
 }
 
 /// Joins packs and single objects when there are many of either.
@@ -72,15 +74,76 @@ pub(crate) fn join_packs(mirror: &Path) -> Result<(), GitError> {
     if n_packs <= PACKS_MAX && names("objects/17").count() <= SINGLE_IN_FOLDER_MAX {
         return Ok(());
     }
+    // Of a mirror that borrows, git's own `repack` leaves out what the lender has too, and removes our copy.
+    if mirror.join("objects/info/alternates").exists() {
+        return join_own_packs(mirror);
+    }
     let mut git = command::local(mirror);
-    // Only what is here, geometrically: old large packs are not written again for new small ones.
+    // Geometrically: old large packs are not written again for new small ones.
     git.args(["repack", "--quiet", "-d", "-l", "--geometric=2", "--no-write-bitmap-index"]);
-    process::output(&mut git).map(drop).map_err(|error| GitError::process("joining packs", error))
+    process::output(&mut git).map(drop).map_err(|error| GitError::process(JOINING, error))
 }
 
-/// Runs git with lines on its standard input.
-fn feed(git: &mut Command, lines: &str, doing: &'static str) -> Result<(), GitError> {
-    git.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+const JOINING: &str = "joining packs";
+
+/// All objects of the mirror's small packs into one, whoever else has them.
+fn join_own_packs(mirror: &Path) -> Result<(), GitError> {
+    let folder = mirror.join("objects/pack");
+    let small = small_packs(&folder)?;
+    if small.len() < 2 {
+        return Ok(());
+    }
+    let lines: String = small.iter().map(|name| format!("{name}.pack\n")).collect();
+    let mut git = command::local(mirror);
+    git.args(["pack-objects", "--quiet", "--stdin-packs", "--delta-base-offset", "--threads=1"]);
+    git.arg("--").arg(folder.join("pack"));
+    let made = feed(&mut git, &lines, JOINING)?;
+    let made = format!("pack-{}", String::from_utf8_lossy(&made).trim());
+    // Named after its content, it may be one that was there: all that the others have, too.
+    for name in small.into_iter().filter(|name| *name != made) {
+        // By the index a pack is found, so that goes first.
+        for end in ["idx", "rev", "bitmap", "pack"] {
+            let path = folder.join(format!("{name}.{end}"));
+            match fs::remove_file(&path) {
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+                other => other.named("remove", &path)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Those that are not larger than twice all smaller ones: old large packs are not written again for new
+/// small ones.
+fn small_packs(folder: &Path) -> Result<Vec<String>, GitError> {
+    let mut packs = Vec::new();
+    for entry in fs::read_dir(folder).named("list", folder)? {
+        let entry = entry.named("list", folder)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // One that is kept is somebody else's.
+        if let Some(name) = name.strip_suffix(".pack")
+            && !folder.join(format!("{name}.keep")).exists()
+        {
+            let size = entry.metadata().named("read", &entry.path())?.len();
+            packs.push((size, name.to_owned()));
+        }
+    }
+    packs.sort_unstable();
+    let mut sum = 0;
+    let mut n_small = 0;
+    for (at, (size, _)) in packs.iter().enumerate() {
+        if *size <= 2 * sum || at == 0 {
+            n_small = at + 1;
+        }
+        sum += size;
+    }
+    packs.truncate(n_small);
+    Ok(packs.into_iter().map(|(_, name)| name).collect())
+}
+
+/// Runs git with lines on its standard input; gives what it answers, which must be short.
+fn feed(git: &mut Command, lines: &str, doing: &'static str) -> Result<Vec<u8>, GitError> {
+    git.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child =
         git.spawn().map_err(|cause| GitError::process(doing, process::failed_start(git, cause)))?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -90,7 +153,7 @@ fn feed(git: &mut Command, lines: &str, doing: &'static str) -> Result<(), GitEr
     let failed = |message: String| GitError::Failed { doing, message };
     let done = child.wait_with_output().map_err(|cause| failed(cause.to_string()))?;
     match done.status.success() {
-        true => Ok(()),
+        true => Ok(done.stdout),
         false => Err(failed(String::from_utf8_lossy(&done.stderr).trim().to_owned())),
     }
 }

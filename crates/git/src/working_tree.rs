@@ -168,6 +168,6 @@ fn dot_git(folder: &Path) -> Option<PathBuf> {
     named.join("HEAD").is_file().then_some(named)
 }
 
-fn is_git_folder(folder: &Path) -> bool {
+pub(crate) fn is_git_folder(folder: &Path) -> bool {
     folder.join("HEAD").is_file() && folder.join("objects").is_dir() && folder.join("refs").is_dir()
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::blob;
+use crate::blob::{self, Budget};
 use crate::images::LayerStore;
 use crate::layout::file_error;
 use crate::limit::{CONFIG_BYTES_MAX, LAYERS_MAX, MANIFEST_BYTES_MAX};
@@ -44,7 +44,7 @@ pub(crate) fn load(
     files: &dyn Files,
     path: &Path,
     wanted: Option<&str>,
-    store: &dyn LayerStore,
+    (store, budget): (&dyn LayerStore, &Budget),
 ) -> Result<Image, ImageError> {
     let trouble = |cause: &io::Error| file_error(name, path, cause);
     let mut file = files.open(path).map_err(|cause| trouble(&cause))?;
@@ -83,7 +83,7 @@ pub(crate) fn load(
         let span =
             span.ok_or_else(|| ImageError::damaged(name, format!("the archive has no `{entry}`")))?;
         let part = at(&mut file, span).map_err(|cause| trouble(&cause))?;
-        blob::unpack(name, diff_id, part, store)?;
+        blob::unpack(name, diff_id, part, budget, store)?;
     }
     Ok(image)
 }

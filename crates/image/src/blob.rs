@@ -1,6 +1,8 @@
 //! Bytes that are checked against their digest, and layers on their way from a stream to the store.
 
 use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kiln_model::layer::Digest;
 use sha2::{Digest as _, Sha256};
@@ -38,6 +40,7 @@ pub(crate) fn unpack(
     name: &str,
     diff_id: &Digest,
     mut from: impl Read + Send,
+    budget: &Budget,
     store: &dyn LayerStore,
 ) -> Result<(), ImageError> {
     let trouble = |why: String| ImageError::Unpack {
@@ -46,7 +49,7 @@ pub(crate) fn unpack(
         why,
     };
     let archive = decompressed(&mut from).map_err(|cause| trouble(cause.to_string()))?;
-    let mut archive = Whole { inner: archive, hash: Sha256::new(), promised: diff_id };
+    let mut archive = Whole { inner: archive, hash: Sha256::new(), promised: diff_id, budget };
     store.unpack(diff_id, &mut archive).map_err(trouble)
 }
 
@@ -80,12 +83,39 @@ struct Whole<'a, R> {
     inner: R,
     hash: Sha256,
     promised: &'a Digest,
+    budget: &'a Budget,
+}
+
+/// What the layers of one image may still unpack to.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget {
+    left: Arc<AtomicU64>,
+    whole: u64,
+}
+
+impl Budget {
+    pub fn new(n_bytes: u64) -> Self {
+        Self { left: Arc::new(AtomicU64::new(n_bytes)), whole: n_bytes }
+    }
+
+    fn spend(&self, n_bytes: u64) -> io::Result<()> {
+        let spend = |left: u64| left.checked_sub(n_bytes);
+        let spent = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
+        spent.map(drop).map_err(|_| {
+            let whole = kiln_stdx::bytes::show(self.whole);
+            io::Error::other(format!(
+                "the image unpacks to more than {whole}; `image_max` in `[registries]` of kiln.toml \
+                 allows more"
+            ))
+        })
+    }
 }
 
 impl<R: Read> Read for Whole<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(into)?;
         if n > 0 || into.is_empty() {
+            self.budget.spend(n as u64)?;
             self.hash.update(&into[..n]);
             return Ok(n);
         }
@@ -121,6 +151,16 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_that_unpacks_to_too_much_is_refused() {
+        let plain = vec![0; 3_000_000];
+        let small = zstd::encode_all(&plain[..], 1).unwrap();
+        let unpack = |budget| unpack("i", &digest(&plain), &small[..], &budget, &Kept::default());
+        unpack(Budget::new(3_000_000)).unwrap();
+        let refused = unpack(Budget::new(2_999_999)).unwrap_err().to_string();
+        assert!(refused.contains("unpacks to more than 3.0 MB"), "{refused}");
+    }
+
+    #[test]
     fn a_layer_is_taken_over_however_it_is_compressed_and_only_when_it_is_the_right_one() {
         let plain = b"an archive".repeat(1000);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -128,12 +168,14 @@ mod tests {
         let forms =
             [plain.clone(), gzip.finish().unwrap(), zstd::encode_all(&plain[..], 1).unwrap()];
         for form in &forms {
-            let kept = Kept::default();
-            unpack("i", &digest(&plain), &form[..], &kept).unwrap();
+            let (kept, budget) = (Kept::default(), Budget::new(1 << 20));
+            unpack("i", &digest(&plain), &form[..], &budget, &kept).unwrap();
             assert_eq!(*kept.0.lock().unwrap(), plain);
-            let wrong = unpack("i", &digest(b"other"), &form[..], &Kept::default()).unwrap_err();
+            let wrong =
+                unpack("i", &digest(b"other"), &form[..], &budget, &Kept::default()).unwrap_err();
             assert!(wrong.to_string().contains("not promised"), "{wrong}");
-            let cut = unpack("i", &digest(&plain), &form[..form.len() / 2], &Kept::default());
+            let cut =
+                unpack("i", &digest(&plain), &form[..form.len() / 2], &budget, &Kept::default());
             assert!(cut.is_err());
         }
     }

@@ -2,18 +2,22 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kiln_model::layer::Digest;
 use kiln_stdx::fs::FsError;
 use kiln_stdx::{Clock, SystemClock};
 use tokio::sync::watch;
 
+use crate::blob::Budget;
+use crate::daemon::Daemon;
 use crate::known::{Entry, Known};
 use crate::layout::Layout;
+use crate::limit::UNPACKED_BYTES_MAX;
 use crate::reference::{Named, Reference};
 use crate::registry::Endpoint;
+use crate::turn::{Turn, Turns};
 use crate::{Credentials, Files, Image, ImageError, archive};
 
 /// Where layers are kept, unpacked.
@@ -25,6 +29,8 @@ pub trait LayerStore: Send + Sync + 'static {
     /// reading fails; two at once of the same layer are harmless. Errors are words.
     fn unpack(&self, diff_id: &Digest, archive: &mut (dyn Read + Send)) -> Result<(), String>;
 }
+
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 /// When a registry is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +51,10 @@ pub struct Registries {
     /// Hosts spoken to without TLS, besides those on this machine.
     pub plain: Vec<String>,
     pub credentials: Credentials,
+    /// Where a Docker daemon listens; `None`: where it usually does.
+    pub docker_socket: Option<PathBuf>,
+    /// Bytes that all layers of one image may unpack to; `None`: as much as the largest known ones.
+    pub image_bytes_max: Option<u64>,
 }
 
 /// How far a pull has come: bytes as they are sent.
@@ -53,6 +63,8 @@ pub struct Progress {
     pub n_layers: usize,
     pub n_bytes: u64,
     pub of_bytes: u64,
+    /// What came over the network, of all that.
+    pub n_fetched: u64,
 }
 
 /// The images of one machine.
@@ -60,10 +72,8 @@ pub struct Images {
     known: Known,
     store: Arc<dyn LayerStore>,
     registries: Registries,
-    turns: Turns,
+    turns: Arc<Turns>,
 }
-
-type Turns = Arc<Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>>;
 
 impl Registries {
     /// Docker's rule: what is on this machine needs no TLS.
@@ -94,7 +104,7 @@ impl Images {
             known: Known::open(folder.to_owned())?,
             store,
             registries,
-            turns: Turns::default(),
+            turns: Arc::new(Turns::open(&folder.join("turns"))?),
         })
     }
 
@@ -112,22 +122,55 @@ impl Images {
         let reference: Reference = name.parse()?;
         match reference {
             Reference::Registry(named) => self.pulled(&named, policy, progress).await,
+            Reference::Daemon(named) => self.of_daemon(name, named).await,
             on_disk => {
                 let (store, name) = (self.store.clone(), name.to_owned());
+                let budget = self.budget();
                 let load = move || match on_disk {
                     Reference::Layout { path, tag } => {
                         let layout = Layout { name: &name, files: &*files, path: &path };
-                        layout.load(tag.as_deref(), &*store)
+                        layout.load(tag.as_deref(), (&*store, &budget))
                     }
                     Reference::Archive { path, name: wanted } => {
-                        archive::load(&name, &*files, &path, wanted.as_deref(), &*store)
+                        let into = (&*store, &budget);
+                        archive::load(&name, &*files, &path, wanted.as_deref(), into)
                     }
-                    Reference::Registry(_) => unreachable!("matched above"),
+                    Reference::Registry(_) | Reference::Daemon(_) => unreachable!("matched above"),
                 };
                 let loaded = tokio::task::spawn_blocking(load).await;
                 loaded.map_err(|panic| ImageError::Other(panic.to_string()))?
             }
         }
+    }
+
+    /// The daemon is asked each time what the name leads to, and only gives what is not here.
+    async fn of_daemon(&self, name: &str, named: Named) -> Result<Image, ImageError> {
+        let (known, store) = (self.known.clone(), self.store.clone());
+        let (budget, name) = (self.budget(), name.to_owned());
+        let socket = self.registries.docker_socket.clone();
+        let get = move || {
+            let socket = socket.unwrap_or_else(|| DOCKER_SOCKET.into());
+            let daemon = Daemon { socket: &socket, name: &name, named: &named };
+            let digest = daemon.digest()?;
+            let full = format!("docker-daemon:{named}");
+            let there = |image: &Image| {
+                image.digest == digest && image.layers.iter().all(|layer| store.has(layer))
+            };
+            if let Some(entry) = known.get(&full).filter(|entry| there(&entry.image)) {
+                return Ok(entry.image);
+            }
+            let image = daemon.load(known.folder(), (&*store, &budget))?;
+            let entry = Entry { name: full, image: image.clone(), pulled_at: SystemClock.now() };
+            // What cannot be remembered is fetched again.
+            let _ = known.set(&entry);
+            Ok(image)
+        };
+        let got = tokio::task::spawn_blocking(get).await;
+        got.map_err(|panic| ImageError::Other(panic.to_string()))?
+    }
+
+    fn budget(&self) -> Budget {
+        Budget::new(self.registries.image_bytes_max.unwrap_or(UNPACKED_BYTES_MAX))
     }
 
     /// What a name led to the last time, if all of it is still there.
@@ -194,6 +237,7 @@ impl Images {
         let layers = Layers {
             store: self.store.clone(),
             turns: self.turns.clone(),
+            budget: self.budget(),
             progress: progress.clone(),
         };
         progress
@@ -216,7 +260,9 @@ impl Images {
 #[derive(Clone)]
 pub(crate) struct Layers {
     store: Arc<dyn LayerStore>,
-    turns: Turns,
+    turns: Arc<Turns>,
+    /// What all of them may unpack to.
+    pub budget: Budget,
     progress: watch::Sender<Progress>,
 }
 
@@ -230,13 +276,8 @@ impl Layers {
     }
 
     /// Held while a layer is fetched: who waits for it finds the layer there.
-    pub async fn turn(&self, diff_id: &Digest) -> tokio::sync::OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry(diff_id.clone()).or_default().clone()
-        };
-        turn.lock_owned().await
+    pub async fn turn(&self, diff_id: &Digest) -> Turn {
+        self.turns.take(diff_id).await
     }
 
     /// A layer of so many bytes belongs to the image.
@@ -250,6 +291,9 @@ impl Layers {
 
     /// So many bytes of it have come.
     pub fn came(&self, _: &Digest, n_bytes: u64) {
-        self.progress.send_modify(|progress| progress.n_bytes += n_bytes);
+        self.progress.send_modify(|progress| {
+            progress.n_bytes += n_bytes;
+            progress.n_fetched += n_bytes;
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! Which names lead to which images, as they were found the last time: small files, one a name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kiln_stdx::Timestamp;
 use kiln_stdx::fs::{FsError, create_private_dir, write_atomic};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::Image;
 
 /// Names that have led somewhere.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Known {
     folder: PathBuf,
 }
@@ -27,6 +27,10 @@ impl Known {
     pub fn open(folder: PathBuf) -> Result<Self, FsError> {
         create_private_dir(&folder)?;
         Ok(Self { folder })
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// A name may be longer than a file's may, and has `/`.

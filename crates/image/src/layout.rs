@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_model::layer::Digest;
 
-use crate::blob;
+use crate::blob::{self, Budget};
 use crate::images::LayerStore;
 use crate::limit::{CONFIG_BYTES_MAX, DEPTH_MAX, MANIFEST_BYTES_MAX};
 use crate::manifest::{Descriptor, Document, Manifest, choose};
@@ -24,7 +24,11 @@ pub(crate) struct Layout<'a> {
 
 impl Layout<'_> {
     /// Reads what the tag leads to and unpacks the layers that are not there. Blocking.
-    pub fn load(&self, tag: Option<&str>, store: &dyn LayerStore) -> Result<Image, ImageError> {
+    pub fn load(
+        &self,
+        tag: Option<&str>,
+        (store, budget): (&dyn LayerStore, &Budget),
+    ) -> Result<Image, ImageError> {
         let index = self.small(Path::new("index.json"), MANIFEST_BYTES_MAX)?;
         let Document::Index(entries) = Document::read(self.name, &index)? else {
             return Err(ImageError::damaged(self.name, "its `index.json` is no index"));
@@ -42,7 +46,7 @@ impl Layout<'_> {
         for (diff_id, sent) in image.layers.iter().zip(&manifest.layers) {
             if !store.has(diff_id) {
                 let (_, file) = self.open(&blob_path(&sent.sha256(self.name)?))?;
-                blob::unpack(self.name, diff_id, file.take(sent.size), store)?;
+                blob::unpack(self.name, diff_id, file.take(sent.size), budget, store)?;
             }
         }
         Ok(image)

@@ -3,7 +3,8 @@
 //! ```text
 //! rust:1.90 ─▶ reference ─▶ registry (mirrors, credentials) ─┐
 //! oci:PATH ────────────────▶ layout ─────────────────────────┼─▶ manifest ─▶ config, layers ─▶ LayerStore
-//! docker-archive:PATH ─────▶ archive ────────────────────────┘
+//! docker-archive:PATH ─────▶ archive ────────────────────────┤
+//! docker-daemon:NAME ──────▶ daemon ─────────────────────────┘
 //! ```
 //!
 //! A layer goes from the network through its checks and its decompression into the store of layers
@@ -25,7 +26,9 @@ mod registry;
 mod files;
 mod layout;
 mod archive;
+mod daemon;
 mod known;
+mod turn;
 mod images;
 mod error;
 
@@ -33,5 +36,6 @@ pub use credentials::Credentials;
 pub use error::ImageError;
 pub use files::{Files, Folder};
 pub use images::{Images, LayerStore, Policy, Progress, Registries};
+pub use known::Entry;
 pub use manifest::{Config, HealthCheck, Image};
 pub use reference::Reference;

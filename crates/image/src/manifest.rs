@@ -202,6 +202,22 @@ struct Run {
     healthcheck: Option<WrittenHealth>,
 }
 
+impl Run {
+    /// What of it no process could be given.
+    fn with_nul(&self) -> Option<String> {
+        let has = |text: &String| text.contains('\0');
+        let any = |texts: &Option<Vec<String>>| texts.iter().flatten().any(has);
+        let variable = self.env.iter().flatten().find(|pair| has(pair));
+        match variable.map(|pair| pair.split('=').next().unwrap_or_default()) {
+            Some(name) => Some(format!("variable `{}`", name.escape_debug())),
+            None if self.user.as_ref().is_some_and(has) => Some("user".to_owned()),
+            None if self.working_dir.as_ref().is_some_and(has) => Some("folder".to_owned()),
+            None if any(&self.entrypoint) || any(&self.cmd) => Some("command".to_owned()),
+            None => None,
+        }
+    }
+}
+
 /// Times in nanoseconds; 0: the default.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
@@ -237,7 +253,13 @@ impl Image {
             let n = layers.len();
             return Err(wrong(format!("it has {n} layers; {LAYERS_MAX} are the most")));
         }
-        Ok(Self { digest, layers, config: config(written.config.unwrap_or_default()) })
+        let run = written.config.unwrap_or_default();
+        if let Some(what) = run.with_nul() {
+            return Err(wrong(format!(
+                "its {what} has a NUL character, which no program can be given"
+            )));
+        }
+        Ok(Self { digest, layers, config: config(run) })
     }
 }
 
@@ -324,6 +346,21 @@ mod tests {
         assert_eq!(image.config.ports, ["80/tcp"]);
         let health = image.config.health.unwrap();
         assert_eq!((health.argv.len(), health.every.as_secs(), health.n_tries), (3, 2, 3));
+    }
+
+    #[test]
+    fn a_configuration_that_no_process_could_be_given_is_refused() {
+        for (run, why) in [
+            (serde_json::json!({"Env": ["A=b", "X\0=1"]}), "variable `X\\0`"),
+            (serde_json::json!({"User": "a\0b"}), "user"),
+            (serde_json::json!({"WorkingDir": "/\0"}), "folder"),
+            (serde_json::json!({"Cmd": ["a\0"]}), "command"),
+        ] {
+            let text = serde_json::json!({"rootfs": {"diff_ids": []}, "config": run}).to_string();
+            let digest = Digest::new("b".repeat(64)).unwrap();
+            let error = Image::read("i", digest, text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(&format!("its {why} has a NUL")), "{error}");
+        }
     }
 
     #[test]

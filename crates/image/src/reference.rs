@@ -22,6 +22,8 @@ pub enum Reference {
     Layout { path: PathBuf, tag: Option<String> },
     /// `docker-archive:PATH[:NAME]`: what `docker save` writes, relative to the repository.
     Archive { path: PathBuf, name: Option<String> },
+    /// `docker-daemon:NAME[:TAG]`: what a Docker daemon of this machine has.
+    Daemon(Named),
 }
 
 /// A name in a registry, with everything that is usually left out.
@@ -46,6 +48,9 @@ impl FromStr for Reference {
         if let Some(rest) = text.strip_prefix("docker-archive:") {
             let (path, name) = on_disk(text, rest)?;
             return Ok(Self::Archive { path, name });
+        }
+        if let Some(rest) = text.strip_prefix("docker-daemon:") {
+            return named(rest).map(Self::Daemon);
         }
         named(text).map(Self::Registry)
     }
@@ -165,6 +170,7 @@ impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, path, tag) = match self {
             Self::Registry(named) => return named.fmt(f),
+            Self::Daemon(named) => return write!(f, "docker-daemon:{named}"),
             Self::Layout { path, tag } => ("oci", path, tag),
             Self::Archive { path, name } => ("docker-archive", path, name),
         };

@@ -208,9 +208,10 @@ impl Endpoint {
     ) -> Result<(), ImageError> {
         let (pieces, pipe) = mpsc::channel(PIECES_MAX);
         let (name, store, id) = (self.name.clone(), layers.store(), diff_id.clone());
+        let budget = layers.budget.clone();
         let unpacked = tokio::task::spawn_blocking(move || {
             let from = Pipe { pieces: pipe, rest: Vec::new(), at: 0 };
-            blob::unpack(&name, &id, from, &*store)
+            blob::unpack(&name, &id, from, &budget, &*store)
         });
         let sent_all = self.send(sent, layers, diff_id, &pieces).await;
         if let Err(error) = &sent_all {
@@ -320,7 +321,7 @@ impl Endpoint {
         ImageError::Away {
             registry: self.host.clone(),
             name: self.name.clone(),
-            why: innermost(cause),
+            why: with_way_out(innermost(cause)),
         }
     }
 
@@ -404,6 +405,19 @@ fn descriptor(of: &Descriptor) -> OciDescriptor {
         size: i64::try_from(of.size).unwrap_or(i64::MAX),
         ..OciDescriptor::default()
     }
+}
+
+/// What TLS says of the two mistakes that are the most usual with registries of one's own.
+fn with_way_out(why: String) -> String {
+    let way = if why.contains("UnknownIssuer") {
+        "; if its certificate is right, put that of its authority into the machine's store, or name the file with \
+         SSL_CERT_FILE"
+    } else if why.contains("InvalidContentType") {
+        "; if it speaks without TLS, add it to `plain` in `[registries]` of kiln.toml"
+    } else {
+        ""
+    };
+    format!("{why}{way}")
 }
 
 /// The last of a chain of causes says what happened: `connection refused`.

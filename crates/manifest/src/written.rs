@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use kiln_model::plan::{RetryOn, Snapshots};
+use kiln_model::plan::{ExecutorKind, Limits, Network, Pull, RetryOn, Snapshots};
 
 use crate::node::{Spanned, Text};
 
@@ -63,7 +63,7 @@ pub struct Job {
     pub matrix: Option<Matrix>,
     pub always: bool,
     pub allow_failure: bool,
-    pub image: Option<Text>,
+    pub surroundings: Surroundings,
     pub ssh: Option<Text>,
     pub labels: Vec<Text>,
     pub env: Vec<(Text, Text)>,
@@ -86,6 +86,22 @@ pub struct Job {
     pub services: Vec<Service>,
     pub approve: Option<Vec<Text>>,
     pub priority: i32,
+}
+
+/// What the steps of a job run in.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// Something is written for an image, be it right or wrong.
+    pub in_image: bool,
+    pub image: Option<Text>,
+    pub pull: Option<Pull>,
+    pub user: Option<Text>,
+    pub executor: Option<Spanned<ExecutorKind>>,
+    pub network: Option<Spanned<Network>>,
+    pub limits: Option<Spanned<Limits>>,
+    pub sandbox: Option<Spanned<bool>>,
+    pub privileged: Option<Spanned<bool>>,
+    pub volumes: Vec<Text>,
 }
 
 #[derive(Debug)]
@@ -145,5 +161,6 @@ pub struct Service {
     pub image: Text,
     pub env: Vec<(Text, Text)>,
     pub ready: Option<Text>,
+    pub ready_timeout: Option<Duration>,
     pub command: Option<Vec<Text>>,
 }

@@ -16,6 +16,7 @@ use crate::key::{InputFile, JobKey};
 use crate::layer::LayerId;
 use crate::name::JobName;
 use crate::outcome::{Exit, Outcome};
+use crate::usage::Usage;
 
 /// A numbered, dated fact.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,6 +92,8 @@ pub enum EventKind {
         step: u32,
         exit: Exit,
         log_to: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Box<Usage>>,
     },
     Finished {
         lease: LeaseId,

@@ -4,6 +4,8 @@
 //! that is in it. Whoever walks a tree carries what was decided for the folder that he is in, so that
 //! most names need no look at all.
 
+use std::path::Path;
+
 use crate::pattern::{Glob, GlobError};
 
 /// The patterns of one job, in written order.
@@ -33,6 +35,7 @@ impl Inputs {
             };
             let text = text.strip_prefix("./").unwrap_or(text);
             let text = text.strip_suffix('/').unwrap_or(text);
+            let text = if matches!(text, "" | ".") { "**" } else { text };
             let wild = text.find(['*', '?', '[', '{', '\\']).unwrap_or(text.len());
             let prefix = text[..wild].to_owned();
             Ok(Pattern { glob: Glob::new(text)?, includes, prefix })
@@ -58,24 +61,34 @@ impl Inputs {
 
     /// Whether something in a folder may be included.
     pub fn may_include_below(&self, decided: Decided, folder: &str) -> bool {
+        self.includes(decided) || self.later(decided, folder).any(|pattern| pattern.includes)
+    }
+
+    /// Whether everything in a folder is included, whatever it is called.
+    pub fn includes_all_below(&self, decided: Decided, folder: &Path) -> bool {
+        let folder = folder.to_string_lossy();
+        self.includes(decided) && !self.later(decided, &folder).any(|pattern| !pattern.includes)
+    }
+
+    /// The patterns that may decide anew on something in a folder.
+    fn later<'a>(&'a self, decided: Decided, folder: &'a str) -> impl Iterator<Item = &'a Pattern> {
         let from = decided.0.map_or(0, |at| at + 1);
-        let reaches = |pattern: &Pattern| {
+        self.patterns[from..].iter().filter(move |pattern| {
             let n_common = pattern.prefix.len().min(folder.len());
             pattern.prefix.as_bytes()[..n_common] == folder.as_bytes()[..n_common]
-        };
-        self.includes(decided)
-            || self.patterns[from..].iter().any(|pattern| pattern.includes && reaches(pattern))
+        })
     }
 
     /// Including patterns that match none of these paths, as they were written.
-    pub fn without_match(&self, included: &[(String, Decided)]) -> Vec<String> {
+    pub fn without_match<S: AsRef<str>>(&self, included: &[(S, Decided)]) -> Vec<String> {
         let mut has_match: Vec<bool> = self.patterns.iter().map(|p| !p.includes).collect();
         for at in included.iter().filter_map(|(_, decided)| decided.0) {
             has_match[at] = true;
         }
         for (at, pattern) in self.patterns.iter().enumerate() {
             // A later pattern may have decided on everything that this one matches.
-            has_match[at] = has_match[at] || included.iter().any(|(path, _)| pattern.matches(path));
+            has_match[at] =
+                has_match[at] || included.iter().any(|(path, _)| pattern.matches(path.as_ref()));
         }
         let without = self.patterns.iter().zip(has_match).filter(|(_, has_match)| !has_match);
         without.map(|(pattern, _)| pattern.glob.as_str().to_owned()).collect()
@@ -136,6 +149,17 @@ mod tests {
         let may = |folder: &str| inputs.may_include_below(decided(&inputs, folder), folder);
         assert!(may("src") && may("src/a") && may("src/a/b") && may("lib"));
         assert!(!may("docs") && !may("src/a/no") && !may("src/b"));
+    }
+
+    #[test]
+    fn a_folder_is_included_whole_when_no_later_pattern_may_exclude_something_in_it() {
+        let inputs = inputs(&["src", "!src/skip", "docs/a"]);
+        let whole =
+            |folder: &str| inputs.includes_all_below(decided(&inputs, folder), Path::new(folder));
+        assert!(whole("src/lib") && whole("docs/a"));
+        assert!(!whole("src") && !whole("src/skip") && !whole("docs"));
+        let all = Inputs::new(&[".".to_owned()]).unwrap();
+        assert!(all.includes(decided(&all, "a/b")));
     }
 
     #[test]

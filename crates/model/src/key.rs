@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::layer::Digest;
 
 /// The version of the kept form, and part of every key: when what it counts changes, nothing of before is hit.
-pub const PARTS_VERSION: u32 = 1;
+pub const PARTS_VERSION: u32 = 2;
 
 /// Of how many files a difference is told.
 const FILES_TOLD: usize = 8;
@@ -55,6 +55,8 @@ pub enum Fact {
     Variable(String),
     /// A variable that kiln gives.
     OwnVariable(String),
+    /// What the job sees of the repository besides files: `commit`, `refs`.
+    Git(String),
     /// A mark of a secret.
     Secret(String),
     /// What a job before it left: its layer. With its place among the layers, since their order counts.
@@ -108,14 +110,16 @@ impl Fact {
             Self::MachineVariable(_) | Self::Secret(_) | Self::Layer { .. } | Self::Step(_) => {
                 format!("{self}{change}")
             }
-            Self::Machine(_) | Self::Setting(_) | Self::Variable(_) | Self::OwnVariable(_) => {
-                match (was, is) {
-                    (Some(was), Some(is)) => {
-                        format!("{self}{change}: {} -> {}", short(was), short(is))
-                    }
-                    _ => format!("{self}{change}"),
+            Self::Machine(_)
+            | Self::Setting(_)
+            | Self::Variable(_)
+            | Self::OwnVariable(_)
+            | Self::Git(_) => match (was, is) {
+                (Some(was), Some(is)) => {
+                    format!("{self}{change}: {} -> {}", short(was), short(is))
                 }
-            }
+                _ => format!("{self}{change}"),
+            },
         }
     }
 }
@@ -129,6 +133,7 @@ impl fmt::Display for Fact {
             Self::Step(position) => write!(f, "step {}", position + 1),
             Self::Variable(name) => write!(f, "the variable `{name}`"),
             Self::OwnVariable(name) => write!(f, "`{name}`"),
+            Self::Git(what) => write!(f, "the repository's {what}"),
             Self::Secret(name) => write!(f, "the secret `{name}`"),
             Self::Layer { job, .. } => write!(f, "what `{job}` left"),
         }

@@ -14,6 +14,10 @@ pub const JOB_STEPS_MAX: usize = 1_000;
 pub const COMMAND_BYTES_MAX: usize = 100 << 10;
 /// Most paths that one job may keep in `cache`: each outside the workspace is a mount.
 pub const JOB_CACHES_MAX: usize = 50;
+/// Most paths of the machine that one job may see in its container.
+pub const JOB_VOLUMES_MAX: usize = 50;
+/// As long as a path can be for the kernel.
+pub const VOLUME_PATH_BYTES_MAX: usize = 4 << 10;
 /// Longest path of a cache: the kernel's own bound is 4096 with the folder it lies in.
 pub const CACHE_PATH_BYTES_MAX: usize = 1 << 10;
 /// Most values that one attempt may give as outputs, and their size together.
@@ -26,6 +30,9 @@ pub const ATTEMPTS_MAX: u32 = 10;
 
 /// How long a job may run when nothing says otherwise.
 pub const JOB_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+/// How long a service may take until it is ready when nothing says otherwise. Databases that make
+/// their files anew take ten seconds or more on a small machine.
+pub const SERVICE_READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between TERM and KILL.
 pub const KILL_GRACE: Duration = Duration::from_secs(5);
 

@@ -62,7 +62,8 @@ impl fmt::Display for Exit {
             }
             Self::Cancelled => f.write_str("cancelled"),
             Self::OutOfMemory { limit_bytes: Some(limit) } => {
-                write!(f, "out of memory (limit {})", kiln_stdx::bytes::show(*limit))
+                let limit = kiln_stdx::bytes::show(*limit);
+                write!(f, "out of memory: the limit is {limit} (`limits.memory`)")
             }
             Self::OutOfMemory { limit_bytes: None } => f.write_str("out of memory"),
             Self::HostGone { detail } => write!(f, "the host is gone: {detail}"),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::Condition;
 use crate::id::JobIndex;
 use crate::name::JobName;
+pub use crate::surroundings::{ExecutorKind, Limits, Network, Pull, Volume};
 
 /// The version of the frozen form. A reader refuses a higher one.
 pub const PLAN_VERSION: u32 = 1;
@@ -70,8 +71,33 @@ pub struct Job {
     /// Its failure makes the run `warning`, not `failed`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub allow_failure: bool,
+    /// How its agent runs it.
+    #[serde(default, skip_serializing_if = "ExecutorKind::is_auto")]
+    pub executor: ExecutorKind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// When the image is asked for at its registry. `None`: as the runner has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<Pull>,
+    /// Of the container: `1000`, `node`, `0:0`, `user:group`. `None`: as the image has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// What its steps reach. `None`: as the runner has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// What is absent is as the runner has it.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+    /// Of a job on the host: it uses the machine's tools and cannot change the machine. `None`: as the
+    /// runner has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<bool>,
+    /// Its container may do what root of the machine may.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub privileged: bool,
+    /// What its container sees of the machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
     /// `user@host` of the ssh executor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh: Option<String>,
@@ -264,8 +290,19 @@ pub struct Service {
     /// A command that succeeds when the service can be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
+    /// How long it may take until then. `None`: `limit::SERVICE_READY_TIMEOUT`.
+    #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
+    pub ready_timeout: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+}
+
+impl Service {
+    /// Of an image, as it is.
+    pub fn of(image: impl Into<String>) -> Self {
+        let (env, ready, ready_timeout, command) = (BTreeMap::new(), None, None, None);
+        Self { image: image.into(), env, ready, ready_timeout, command }
+    }
 }
 
 /// Why a plan cannot be.
@@ -424,7 +461,9 @@ impl Job {
     /// The position of a step that a person names, by its number from 1 or by its name.
     pub fn find_step(&self, text: &str) -> Result<u32, NoStep> {
         let number = text.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-        let named = |(at, step): (usize, &Step)| (step.name == text).then_some(at);
+        // A step without a name is called by its command, which may have more lines than one types.
+        let is = |name: &str| name == text || name.lines().next() == Some(text);
+        let named = |(at, step): (usize, &Step)| is(&step.name).then_some(at);
         let mut found = self.steps.iter().enumerate().filter_map(named);
         let at = match number.filter(|at| *at < self.steps.len()) {
             Some(at) => Some(at),
@@ -439,6 +478,15 @@ impl Job {
             (Some(_), true) => fault(|job, text, steps| NoStep::Ambiguous { job, text, steps }),
             (Some(at), false) => Ok(at),
             (None, _) => fault(|job, text, steps| NoStep::Unknown { job, text, steps }),
+        }
+    }
+
+    /// Why no files are kept between its steps, whatever its manifest wishes. Part of a sentence.
+    pub fn no_boundaries(&self) -> Option<&'static str> {
+        match self {
+            Self { ssh: Some(_), .. } => Some("its steps run on another machine"),
+            Self { services, .. } if !services.is_empty() => Some("its services run beside them"),
+            _ => None,
         }
     }
 
@@ -467,7 +515,15 @@ impl Job {
             condition: None,
             always: false,
             allow_failure: false,
+            executor: ExecutorKind::Auto,
             image: None,
+            pull: None,
+            user: None,
+            network: None,
+            limits: Limits::default(),
+            sandbox: None,
+            privileged: false,
+            volumes: Vec::new(),
             ssh: None,
             labels: Vec::new(),
             env: BTreeMap::new(),

@@ -8,6 +8,7 @@ use kiln_engine::run::Run;
 use kiln_git::{GitError, Location, Mirror, refs};
 use kiln_manifest::Input;
 use kiln_model::layer::Source;
+use kiln_model::plan::Job;
 use kiln_model::{EventKind, FromStep, JobIndex, JobState, ProjectName, Trigger, TriggerKind};
 use kiln_store::{NewProject, ProjectRow, RunRow, StoreError};
 
@@ -229,7 +230,10 @@ pub async fn trigger(
     let (trigger, commit, outcome) = planned;
     let wrong = |code, message| Err(AskError::Wrong { code, message, help: None });
     let plan = match outcome {
-        Outcome::Plan(plan) => plan,
+        Outcome::Plan(plan) => match app.runs.governor().of(project.name.as_str()).check(&plan) {
+            Ok(()) => plan,
+            Err(message) => return wrong("not_allowed", message),
+        },
         Outcome::Wrong(message) => return wrong("bad_manifest", message),
         Outcome::Nothing(why) => {
             return wrong("no_run", format!("{} starts no run: {why}", shown(&trigger)));
@@ -338,8 +342,12 @@ pub async fn rerun(app: &App, run: &RunRow, asked: Rerun, by: String) -> Result<
     };
     let jobs: Vec<JobIndex> = match &asked.job {
         Some(name) => {
-            let found = plan.indices().find(|job| plan.job(*job).name.as_str() == name);
-            vec![found.ok_or_else(|| no_job(plan, name))?]
+            let is = |known: &Job| known.name.as_str() == name || known.group.as_str() == name;
+            let found: Vec<_> = plan.indices().filter(|job| is(plan.job(*job))).collect();
+            if found.is_empty() {
+                return Err(no_job(plan, name));
+            }
+            found
         }
         None if asked.failed => {
             plan.indices().filter(|job| bad(folded.jobs[job.at()].state)).collect()
@@ -367,14 +375,25 @@ pub fn from_step(run: &Run, jobs: &[JobIndex], step: &str) -> Result<Option<From
     match planned.find_step(step) {
         Err(unknown) => wrong(unknown.to_string()),
         Ok(0) => Ok(None),
-        Ok(at) => run.begins_from(*job, at).map(Some).map_err(|why| AskError::Conflict {
-            code: "not_kept",
-            message: format!(
-                "`{}` cannot begin from step {}: {why}; run it again from its beginning, or give it \
-                 `snapshots: steps` to have the files kept from then on",
-                planned.name,
-                at + 1
-            ),
+        Ok(at) => run.begins_from(*job, at).map(Some).map_err(|why| {
+            let earlier = (1..at).rev().find(|step| run.begins_from(*job, *step).is_ok());
+            let way_out = match earlier {
+                _ if !run.jobs[job.at()].state.is_over() => {
+                    "wait until it is over, or cancel it first".to_owned()
+                }
+                Some(step) => format!("it can begin from step {}", step + 1),
+                None if planned.no_boundaries().is_some() => {
+                    "run it again from its beginning".to_owned()
+                }
+                None => {
+                    "run it again from its beginning, or give it `snapshots: steps` to have the \
+                         files kept from then on"
+                        .to_owned()
+                }
+            };
+            let message =
+                format!("`{}` cannot begin from step {}: {why}; {way_out}", planned.name, at + 1);
+            AskError::Conflict { code: "not_kept", message }
         }),
     }
 }

@@ -3,6 +3,9 @@
 //! Modules stand in the order in which a push meets them.
 
 pub mod state;
+pub mod config;
+pub mod govern;
+pub mod registries;
 pub mod hook;
 pub mod report;
 pub mod reconcile;

@@ -55,8 +55,15 @@ impl Mirrors {
     }
 
     fn open(&self, id: ProjectId, repo: &str) -> Result<Arc<Mirror>, GitError> {
-        if let Some(mirror) = self.lock().get(&id) {
-            return Ok(mirror.clone());
+        let open = self.lock().get(&id).cloned();
+        match open {
+            Some(mirror) if mirror.is_whole() => return Ok(mirror),
+            // Somebody has removed it, or a part of it. It is made again.
+            Some(damaged) => {
+                damaged.rest();
+                self.lock().remove(&id);
+            }
+            None => {}
         }
         // Not under the lock: making a mirror takes milliseconds, and two makers are harmless.
         let mirror = Arc::new(Mirror::open(&self.places.mirror(id), &Location::parse(repo)?)?);

@@ -32,6 +32,7 @@ use std::time::Duration;
 use kiln_api::layers::Layers;
 use kiln_engine::queue::{Blocked, Queue};
 use kiln_engine::run::{Action, Refused, Run};
+use kiln_model::policy::JobPolicy;
 use kiln_model::{AttemptId, Event, EventKind, LeaseId, ProjectId, RunId};
 use kiln_stdx::{Clock, Secret};
 use kiln_store::log::Logs;
@@ -44,6 +45,7 @@ pub use live::job_row;
 pub use past::Past;
 pub use places::Places;
 
+use crate::govern::Governor;
 use crate::secret::SecretBox;
 use lease::Leases;
 use live::Live;
@@ -74,12 +76,16 @@ struct Inner {
     given: Mutex<HashMap<RunId, HashMap<String, Secret<String>>>>,
     /// Variables that the agent in this process gives to every job.
     machine_env: OnceLock<Vec<(String, String)>>,
+    /// What jobs may have; a server's usual policy until somebody says otherwise.
+    governor: OnceLock<Governor>,
     /// Where layers are, for who wants to know whether one is still there.
     layers: OnceLock<Arc<dyn Layers>>,
     live: Mutex<HashMap<RunId, Arc<Live>>>,
     recent: Mutex<Vec<RunId>>,
     queue: Mutex<Queue>,
     offered: Notify,
+    /// The disk is full, and something waits to be written.
+    full: Notify,
     leases: Leases,
     doers: Doers,
     news: broadcast::Sender<News>,
@@ -114,11 +120,13 @@ impl Runs {
             secrets: SecretBox::at(&places.keys()),
             given: Mutex::default(),
             machine_env: OnceLock::new(),
+            governor: OnceLock::new(),
             layers: OnceLock::new(),
             live: Mutex::default(),
             recent: Mutex::default(),
             queue: Mutex::new(Queue::default()),
             offered: Notify::new(),
+            full: Notify::new(),
             leases: Leases::default(),
             doers: Doers::default(),
             news: broadcast::Sender::new(NEWS_MAX),
@@ -145,6 +153,16 @@ impl Runs {
             self.tell(News::Run { project, run: id });
         }
         Ok(())
+    }
+
+    /// What jobs may have of this machine, from now on. Once.
+    pub fn govern(&self, governor: Governor) {
+        let _ = self.inner.governor.set(governor);
+    }
+
+    /// What jobs may have of this machine.
+    pub fn governor(&self) -> &Governor {
+        self.inner.governor.get_or_init(|| Governor::usual(JobPolicy::of_server()))
     }
 
     pub fn store(&self) -> &Store {
@@ -186,6 +204,19 @@ impl Runs {
     pub fn note_layers(&self, layers: Arc<dyn Layers>) {
         // A second agent in one process uses the same.
         let _ = self.inner.layers.set(layers);
+    }
+
+    /// Nothing could be written. When that is for want of room, what was set aside for it goes, and who
+    /// collects is woken.
+    fn make_room(&self) {
+        if crate::collect::make_room(&self.inner.places.data) {
+            self.inner.full.notify_one();
+        }
+    }
+
+    /// Resolves when something could not be written because the disk is full.
+    pub async fn disk_filled(&self) {
+        self.inner.full.notified().await;
     }
 
     /// Absent before an agent is started here.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kiln_api::scene::{Enter, Moment, Scene};
 use kiln_api::user::ErrorBody;
-use kiln_engine::run::{Attempt, Run};
+use kiln_engine::run::{Attempt, Run, Step};
 use kiln_model::layer::LayerId;
 use kiln_model::plan::Job;
 use kiln_model::{AttemptId, JobIndex, JobState, Outcome, Plan};
@@ -58,18 +58,22 @@ pub async fn scene(runs: &Runs, row: RunRow, enter: &Enter) -> Result<Scene, Ask
     };
     let job = match &enter.job {
         Some(name) => named(&plan, name)?,
+        None if enter.moment == Moment::Live => only_running(&plan, &run, &reference)?,
         None => only(&plan, &run, &reference)?,
     };
-    let look = Look {
+    let subject = Subject {
         run: &run,
         plan: &plan,
         job,
         reference: format!("{reference}/{}", plan.job(job).name),
     };
-    let attempt = look.attempt(enter.attempt)?;
+    let attempt = match enter.moment {
+        Moment::Live => Some(subject.running()?),
+        _ => subject.attempt(enter.attempt)?,
+    };
     let id = attempt.map_or(AttemptId { run: row.id, job, attempt: 1 }, |attempt| attempt.id);
     let Past { mut assignment, secrets, without } = runs.past(row, id, enter.secrets).await?;
-    let found = look.at(attempt, &enter.moment, &assignment.own)?;
+    let found = subject.at(attempt, &enter.moment, &assignment.own)?;
     assignment.layers.extend(found.layers);
     assignment.own.clear();
     Ok(Scene {
@@ -132,6 +136,22 @@ fn only(plan: &Plan, run: &Run, reference: &str) -> Result<JobIndex, AskError> {
     }
 }
 
+/// The job that is meant when none is named, and it must be running.
+fn only_running(plan: &Plan, run: &Run, reference: &str) -> Result<JobIndex, AskError> {
+    let runs = |job: &JobIndex| run.jobs[job.at()].state == JobState::Running;
+    let all: Vec<JobIndex> = plan.indices().filter(runs).collect();
+    match all.as_slice() {
+        [one] => Ok(*one),
+        [] => Err(wrong("job_not_running", format!("no job of run {reference} is running"), None)),
+        [first, ..] => {
+            let names = listed(all.iter().map(|job| plan.job(*job).name.to_string()));
+            let message = format!("run {reference} has several running jobs: {names}");
+            let help = format!("name one, as in `{reference}/{}`", plan.job(*first).name);
+            Err(wrong("which_job", message, Some(help)))
+        }
+    }
+}
+
 fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
     let more = names.len().saturating_sub(LISTED_MAX);
     let text = names.take(LISTED_MAX).collect::<Vec<_>>().join(", ");
@@ -139,7 +159,7 @@ fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
 }
 
 /// A job that is being looked at.
-struct Look<'a> {
+struct Subject<'a> {
     run: &'a Run,
     plan: &'a Plan,
     job: JobIndex,
@@ -156,7 +176,7 @@ struct Found {
     notes: Vec<String>,
 }
 
-impl Look<'_> {
+impl Subject<'_> {
     fn planned(&self) -> &Job {
         self.plan.job(self.job)
     }
@@ -193,6 +213,22 @@ impl Look<'_> {
         }
     }
 
+    /// The attempt that an agent has now.
+    fn running(&self) -> Result<&Attempt, AskError> {
+        let status = &self.run.jobs[self.job.at()];
+        let last = status.attempts.last();
+        let runs = |attempt: &&Attempt| attempt.outcome.is_none() && attempt.agent.is_some();
+        last.filter(runs).ok_or_else(|| {
+            let message =
+                format!("{} is not running; its state is {}", self.reference, status.state);
+            let help = match status.state.is_over() {
+                true => format!("`kiln shell '{}'` shows what it left", self.reference),
+                false => "wait until it has begun".to_owned(),
+            };
+            wrong("job_not_running", message, Some(help))
+        })
+    }
+
     fn at(
         &self,
         attempt: Option<&Attempt>,
@@ -212,6 +248,15 @@ impl Look<'_> {
                     self.reference
                 )),
             )),
+            (attempt, Moment::Live) => Ok(Found {
+                when: "as they are now".to_owned(),
+                step: attempt.and_then(|attempt| {
+                    let is_open = |step: &Step| step.started_at.is_some() && step.exit.is_none();
+                    let at = attempt.steps.iter().position(is_open)?;
+                    u32::try_from(at).ok()
+                }),
+                ..Found::default()
+            }),
             (Some(_), Moment::Start) => {
                 Ok(Found { when: "as its first step found them".to_owned(), ..Found::default() })
             }
@@ -328,21 +373,7 @@ impl Look<'_> {
 
     /// The position of a step that is named by its number or its name.
     fn position(&self, text: &str) -> Result<u32, AskError> {
-        let steps = &self.planned().steps;
-        let by_number = text.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
-        let by_name = || {
-            let is = |name: &str| name == text || name.lines().next() == Some(text);
-            steps.iter().position(|step| is(&step.name))
-        };
-        let found = by_number.filter(|at| *at < steps.len()).or_else(by_name);
-        found.and_then(|at| u32::try_from(at).ok()).ok_or_else(|| {
-            let numbered = (0..steps.len()).map(|at| self.step_name(at as u32));
-            wrong(
-                "no_step",
-                format!("{} has no step `{}`", self.reference, text.escape_debug()),
-                Some(format!("its steps are {}", listed(numbered))),
-            )
-        })
+        self.planned().find_step(text).map_err(|none| wrong("no_step", none.to_string(), None))
     }
 
     /// `step 2 (make test)`.
@@ -360,9 +391,12 @@ impl Look<'_> {
     fn not_kept(&self, step: u32, why: &str) -> AskError {
         let message =
             format!("the files of {} as of step {} are not kept: {why}", self.reference, step + 1);
-        let help = "without `--step` you see them at the end, with `--fresh` at the beginning; \
-                    `snapshots: steps` in the manifest keeps them between steps";
-        wrong("not_kept", message, Some(help.to_owned()))
+        let mut help =
+            "without `--step` you see them at the end, with `--fresh` at the beginning".to_owned();
+        if self.planned().no_boundaries().is_none() {
+            help.push_str("; `snapshots: steps` in the manifest keeps them between steps");
+        }
+        wrong("not_kept", message, Some(help))
     }
 }
 

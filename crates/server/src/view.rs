@@ -221,6 +221,7 @@ fn attempt_of(runs: &Runs, plan: &Plan, status: &JobStatus, attempt: &Attempt) -
                 .filter(|known| known.started_at.is_some() || known.log_to.is_some())
                 .map(|known| known.log_from),
             log_to: known.and_then(|known| known.log_to),
+            usage: known.and_then(|known| known.usage.as_deref().cloned()),
             exit,
         }
     });
@@ -290,6 +291,7 @@ fn taken_over(status: &JobStatus, attempt: &Attempt, at: u32, name: String) -> u
         finished_at: None,
         log_from: None,
         log_to: None,
+        usage: None,
     }
 }
 

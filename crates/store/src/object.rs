@@ -182,8 +182,11 @@ impl Objects {
     }
 }
 
-/// A file's time is a clock tick old when it is written, and some file systems keep whole seconds.
-const TICK_MS: i64 = 2_000;
+/// A file's time is a clock tick old when it is written: at most 10 ms, at 100 ticks in a second.
+const TICK_MS: i64 = 20;
+
+/// Some file systems keep whole seconds, or every other one.
+const WHOLE_TICK_MS: i64 = 2_000;
 
 /// Gives a file the present time; false when there is none.
 fn freshen(path: &Path) -> io::Result<bool> {
@@ -201,7 +204,8 @@ fn stale(path: &Path, fresh_since: Timestamp) -> io::Result<Option<u64>> {
     match fs::symlink_metadata(path) {
         Ok(meta) => {
             let at_ms = meta.mtime() * 1_000 + meta.mtime_nsec() / 1_000_000;
-            let old = at_ms + TICK_MS < fresh_since.as_millis();
+            let tick_ms = if meta.mtime_nsec() == 0 { WHOLE_TICK_MS } else { TICK_MS };
+            let old = at_ms + tick_ms < fresh_since.as_millis();
             Ok(old.then_some(meta.blocks() * 512))
         }
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -22,11 +22,21 @@ use kiln_stdx::fs::FsError;
 
 use crate::hold::{Alone, mark_of};
 use crate::source::is_name;
-use crate::{WorkspaceError, Workspaces, pieces, size, tree};
+use crate::{WorkspaceError, Workspaces, damage, image, pieces, size, tree};
 
 /// Folders whose names do not say of which run they are, or that are somebody else's to clear.
-const NOT_BY_RUN: [&str; 9] =
-    ["sources", "attempts", "places", "masks", "empty", "visits", "caches", "cached", "damaged"];
+const NOT_BY_RUN: [&str; 10] = [
+    "sources",
+    "attempts",
+    "places",
+    "masks",
+    "empty",
+    "visits",
+    "caches",
+    "cached",
+    damage::FOLDER,
+    image::FOLDER,
+];
 /// Folders in which things are made under a temporary name.
 const TEMPORARY: &str = ".tmp-";
 const OVER: &str = ".over";
@@ -42,6 +52,8 @@ pub enum Kind {
     Source,
     /// Files of a cache.
     Cache,
+    /// A layer of a container image.
+    Image,
     /// What is made again when it is wanted: white-outs, merged layers, digests.
     Derived,
     /// What was set aside because it was damaged.
@@ -87,7 +99,7 @@ impl Victims {
     }
 
     /// Gives a path another name, at which nobody looks. One that is gone already is no error.
-    fn take(&mut self, kind: Kind, run: Option<RunId>, path: PathBuf) {
+    pub(crate) fn take(&mut self, kind: Kind, run: Option<RunId>, path: PathBuf) {
         let name = match self.dry {
             true => path,
             false => {
@@ -171,11 +183,20 @@ impl Workspaces {
     }
 
     /// Folders that attempts and shells use.
-    fn in_use(&self) -> Result<HashSet<PathBuf>, WorkspaceError> {
+    pub(crate) fn in_use(&self) -> Result<HashSet<PathBuf>, WorkspaceError> {
         let mut used = self.used()?;
         for layer in self.visited()? {
             used.extend(self.layer_paths(&layer).unwrap_or_default());
         }
+        // Of `trees/7/files`, `trees/7` as well: what belongs to the files lies there.
+        let own =
+            |path: &PathBuf| path.parent().is_some_and(|above| above.parent() != Some(self.root()));
+        let above: Vec<_> = used
+            .iter()
+            .filter(|path| own(path))
+            .filter_map(|path| path.parent().map(Path::to_owned))
+            .collect();
+        used.extend(above);
         Ok(used)
     }
 
@@ -249,7 +270,12 @@ impl Workspaces {
         if !path.is_dir() || held.iter().any(|folder| folder.starts_with(&path)) {
             return;
         }
-        let beside = [mark_of(&path), self.sources().join(format!("{tree}.index"))];
+        let beside = match over {
+            true => vec![mark_of(&path)],
+            false => ["used", "index", "looks"]
+                .map(|end| self.sources().join(format!("{tree}.{end}")))
+                .into(),
+        };
         victims.take(Kind::Source, None, path);
         for path in beside.into_iter().filter(|path| path.exists()) {
             victims.take(Kind::Source, None, path);
@@ -285,8 +311,14 @@ impl Workspaces {
     fn take_digests(&self, victims: &mut Victims) -> Result<(), WorkspaceError> {
         for (path, _) in tree::entries(&self.digests())? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let Some(tree) = name.strip_prefix("source-") else { continue };
-            if is_name(tree) && !self.has_source(tree) {
+            let is_there = match name.split_once('-') {
+                Some(("source", tree)) => !is_name(tree) || self.has_source(tree),
+                Some(("cache", piece)) => self.cached_dir().join(piece).exists(),
+                Some(("image", layer)) => self.root().join(image::FOLDER).join(layer).exists(),
+                // Those of runs go with them.
+                _ => true,
+            };
+            if !is_there {
                 victims.take(Kind::Derived, None, path);
             }
         }
@@ -317,7 +349,7 @@ impl Workspaces {
         before: Timestamp,
         victims: &mut Victims,
     ) -> Result<(), WorkspaceError> {
-        for (path, meta) in tree::entries_of(&self.root().join("damaged"))? {
+        for (path, meta) in tree::entries_of(&self.root().join(damage::FOLDER))? {
             if changed_at(&meta) < before && !is_temporary(&path) {
                 victims.take(Kind::Damaged, None, path);
             }
@@ -376,7 +408,7 @@ fn base_of(path: &Path) -> std::borrow::Cow<'_, Path> {
     }
 }
 
-fn is_temporary(path: &Path) -> bool {
+pub(crate) fn is_temporary(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY))
 }
 
@@ -386,7 +418,7 @@ fn changed_at(meta: &Metadata) -> Timestamp {
 }
 
 /// When a folder was last of use, by its mark; else when it was made.
-fn used_at(folder: &Path, meta: &Metadata) -> Timestamp {
+pub(crate) fn used_at(folder: &Path, meta: &Metadata) -> Timestamp {
     let mark = fs::metadata(mark_of(folder)).ok();
     mark.map_or(Timestamp::EPOCH, |mark| {
         Timestamp::from_millis(mark.mtime() * 1_000 + mark.mtime_nsec() / 1_000_000)

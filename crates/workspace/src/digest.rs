@@ -21,7 +21,7 @@ use kiln_stdx::fs::{FsError, Named};
 use serde::{Deserialize, Serialize};
 
 use crate::view::{Entry, View, What};
-use crate::{WorkspaceError, Workspaces, sparse, tree, xattr};
+use crate::{WorkspaceError, Workspaces, sparse, tree, verify, xattr};
 
 /// Goes into every digest. To be changed with the encoding.
 const FORMAT: &[u8] = b"kiln layer 1\n";
@@ -45,23 +45,53 @@ struct Looks {
 impl Workspaces {
     /// The content digest of a layer: computed when it is first asked for, and kept.
     ///
-    /// Equal for equal changes, whichever driver made them. Blocking: reads the whole layer once.
+    /// Equal for equal changes, whichever driver made them. What an attempt wrote and is not what it
+    /// was when it was last asked for is damaged: it is set aside, and missing from then on. Blocking:
+    /// reads the whole layer once.
     pub fn digest(&self, layer: &LayerId) -> Result<Digest, WorkspaceError> {
         let folders =
             self.layer_paths(layer).ok_or_else(|| WorkspaceError::Missing(vec![layer.clone()]))?;
-        if let Some(kept) = self.kept_digest(layer, &folders) {
-            return Ok(kept);
+        let key = key_of(layer);
+        let noted = self.noted(&key);
+        if let Some(noted) = &noted
+            && self.looks(&folders).is_ok_and(|looks| looks == noted.folders)
+        {
+            return Ok(noted.digest.clone());
         }
-        let looks = self.looks(&folders)?;
-        let file = self.digest_file(layer);
-        let digest = self.digest_anew(layer, folders)?;
-        let kept = Kept { digest: digest.clone(), folders: looks };
+        let digest = self.digest_anew(layer, folders.clone())?;
+        if let (LayerId::Attempt(name), Some(noted)) = (layer, noted)
+            && noted.digest != digest
+        {
+            self.part_with_attempt(name, verify::CHANGED)?;
+            return Err(WorkspaceError::Missing(vec![layer.clone()]));
+        }
+        self.note_digest(&key, &folders, &digest)?;
+        Ok(digest)
+    }
+
+    /// Keeps what the content of these folders has come to.
+    pub(crate) fn note_digest(
+        &self,
+        key: &str,
+        folders: &[PathBuf],
+        digest: &Digest,
+    ) -> Result<(), FsError> {
+        let kept = Kept { digest: digest.clone(), folders: self.looks(folders)? };
         // Not synced: a digest that is lost or torn is computed again.
-        let temporary = tree::temporary_in(&self.digests());
+        let (temporary, file) = (tree::temporary_in(&self.digests()), self.digests().join(key));
         fs::write(&temporary, serde_json::to_vec(&kept).unwrap_or_default())
             .and_then(|()| fs::rename(&temporary, &file))
-            .named("write", &file)?;
-        Ok(digest)
+            .named("write", &file)
+    }
+
+    /// What was kept, whether the folders look as they did then or not.
+    pub(crate) fn digest_noted(&self, key: &str) -> Option<Digest> {
+        self.noted(key).map(|kept| kept.digest)
+    }
+
+    /// Another layer takes the name of this one.
+    pub(crate) fn forget_digest(&self, layer: &LayerId) -> Result<(), FsError> {
+        tree::remove(&self.digests().join(key_of(layer)))
     }
 
     /// The digest of what is on disk now.
@@ -75,10 +105,8 @@ impl Workspaces {
         Ok(of_view(&view)?)
     }
 
-    /// What was found out when the layer was last read, if it has not been replaced since.
-    fn kept_digest(&self, layer: &LayerId, folders: &[PathBuf]) -> Option<Digest> {
-        let kept: Kept = serde_json::from_slice(&fs::read(self.digest_file(layer)).ok()?).ok()?;
-        (kept.folders == self.looks(folders).ok()?).then_some(kept.digest)
+    fn noted(&self, key: &str) -> Option<Kept> {
+        serde_json::from_slice(&fs::read(self.digests().join(key)).ok()?).ok()
     }
 
     fn looks(&self, folders: &[PathBuf]) -> Result<Vec<Looks>, FsError> {
@@ -93,16 +121,17 @@ impl Workspaces {
         };
         folders.iter().map(look).collect()
     }
+}
 
-    fn digest_file(&self, layer: &LayerId) -> PathBuf {
-        let (kind, id) = match layer {
-            LayerId::Source(id) => ("source", id),
-            LayerId::Attempt(id) => ("attempt", id),
-            LayerId::Boundary(id) => ("boundary", id),
-            LayerId::Cache(id) => ("cache", id),
-        };
-        self.digests().join(format!("{kind}-{id}"))
-    }
+/// Under which a layer's digest is kept.
+fn key_of(layer: &LayerId) -> String {
+    let (kind, id) = match layer {
+        LayerId::Source(id) => ("source", id),
+        LayerId::Attempt(id) => ("attempt", id),
+        LayerId::Boundary(id) => ("boundary", id),
+        LayerId::Cache(id) => ("cache", id),
+    };
+    format!("{kind}-{id}")
 }
 
 /// One entry on its way into the digest.

@@ -70,11 +70,12 @@ impl Workspaces {
     /// Folders that an attempt, living or not yet cleared away, or a person in a shell looks at.
     pub(crate) fn used(&self) -> Result<HashSet<PathBuf>, WorkspaceError> {
         let mut used = HashSet::new();
-        let attempts = self.root().join("attempts");
-        for (attempt, _) in tree::entries(&attempts)? {
-            // A list that cannot be read was never finished: its workspace was never mounted.
-            used.extend(pieces::read(self.root(), &attempt.join(USES)).unwrap_or_default());
-            used.extend(pieces::read(self.root(), &attempt.join(pieces::OWN)).unwrap_or_default());
+        for folder in ["attempts", "visits"] {
+            for (user, _) in tree::entries(&self.root().join(folder))? {
+                // A list that cannot be read was never finished: its workspace was never mounted.
+                used.extend(pieces::read(self.root(), &user.join(USES)).unwrap_or_default());
+                used.extend(pieces::read(self.root(), &user.join(pieces::OWN)).unwrap_or_default());
+            }
         }
         Ok(used)
     }
@@ -105,7 +106,7 @@ impl Workspaces {
         layers.iter().filter(foreign).for_each(|layer| self.used_again(layer));
     }
 
-    fn touch(&self, folder: &Path) {
+    pub(crate) fn touch(&self, folder: &Path) {
         let mark = mark_of(folder);
         let now = now_as_times();
         // Best effort: a mark that is missing makes a layer look older than it is, and nothing else.

@@ -24,6 +24,7 @@ use kiln_stdx::bytes;
 use kiln_stdx::fs::{FsError, Named, create_private_dir};
 use serde::{Deserialize, Serialize};
 
+use crate::collect::is_temporary;
 use crate::tree::{self, Links};
 use crate::{GitLayer, WorkspaceError, Workspaces};
 
@@ -147,6 +148,12 @@ impl Workspaces {
         let folder = tree::temporary_in(&self.trees());
         create_private_dir(&folder)?;
         Ok(folder)
+    }
+
+    /// Removes a folder if [`Workspaces::temporary`] made it; else it stays.
+    pub fn remove_temporary(&self, folder: &Path) -> Result<(), WorkspaceError> {
+        let made_so = folder.parent() == Some(&self.trees()) && is_temporary(folder);
+        if made_so { Ok(tree::remove(folder)?) } else { Ok(()) }
     }
 
     /// Gives the folders of a layer the looks that they have in the working tree.

@@ -18,6 +18,8 @@
 //!        masks/<key>/          white-outs that hide paths of a working tree
 //!        trees/<run>/          what a working tree was when the run began (`kept`)
 //!        digests/<layer>       what a layer's content came to when it was first asked for
+//!        images/<digest>-<form>/  a layer of a container image
+//!        damaged/<name>/       what was not as it was made; beside it `<name>.txt`, which says why
 //!        caches/<name>.json, cached/<piece>/  files that jobs find again (`cache`)
 //!        gc.lock               held shared by who begins to use layers, alone by who collects them
 //!        sizes                 how large layers were found to be
@@ -36,6 +38,8 @@ mod hold;
 mod cache;
 mod collect;
 mod size;
+mod damage;
+mod verify;
 mod hidden;
 mod kept;
 mod driver;
@@ -64,10 +68,12 @@ pub use collide::{Collision, Collisions};
 pub use driver::Driver;
 pub use error::WorkspaceError;
 pub use hold::{Alone, Using};
+pub use image::ImageLayer;
 pub use kept::KeptTree;
 pub use packing::PackingError;
 pub use size::Usage;
 pub use source::{GitLayer, Removed};
+pub use verify::{Damage, Verified};
 pub use visit::Visit;
 pub use workspaces::{Base, Prepared, Workspaces};
 pub use written::Written;

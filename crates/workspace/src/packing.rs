@@ -124,8 +124,9 @@ impl Workspaces {
                 .and_then(|text| write_atomic(&record, &text)),
             Marks::Apply | Marks::Overlay { .. } | Marks::Image { .. } => tree::remove(&record),
         };
-        // Its own folders, when another had this name.
+        // Its own folders and its digest, when another had this name.
         let placed = placed.and_then(|()| pieces::forget(&sealed));
+        let placed = placed.and_then(|()| self.forget_digest(&LayerId::Attempt(name.to_owned())));
         placed.and_then(|()| self.replace(temporary, &sealed)).map_err(fs_error)?;
         Ok(unpacked)
     }

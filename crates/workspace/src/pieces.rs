@@ -22,6 +22,11 @@ fn list_of(sealed: &Path) -> PathBuf {
     path.into()
 }
 
+/// Whether this is the list of a sealed attempt.
+pub(crate) fn is_list(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(".own.json")
+}
+
 /// The folders of the sealed attempt at `sealed`, lowest first; `None` when it, or one of them, is
 /// not there.
 pub(crate) fn of(root: &Path, sealed: &Path) -> Option<Vec<PathBuf>> {

@@ -15,7 +15,7 @@ use kiln_model::RunId;
 use kiln_stdx::clock::Stopwatch;
 
 use crate::collect::run_of;
-use crate::{WorkspaceError, Workspaces, tree};
+use crate::{WorkspaceError, Workspaces, image, tree};
 
 const FILE: &str = "sizes";
 
@@ -29,13 +29,24 @@ pub struct Usage {
     pub runs: BTreeMap<RunId, u64>,
     pub sources: u64,
     pub caches: u64,
+    /// Layers of container images.
+    pub images: u64,
     /// What is made again when it is wanted, what is damaged, and what living attempts hold.
     pub rest: u64,
     /// Not everything was counted in the time that was given.
     pub is_partial: bool,
 }
 
+/// With less than this, writing may fail at any moment.
+const FULL_BYTES: u64 = 1 << 20;
+
 impl Workspaces {
+    /// Whether there is no room left on the disk of the layers.
+    pub fn is_full(&self) -> bool {
+        let disk = rustix::fs::statvfs(self.root());
+        disk.is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < FULL_BYTES)
+    }
+
     /// What everything takes, from what was counted before and what can be counted now within
     /// `within`. Blocking.
     pub fn usage(&self, within: Duration) -> Result<Usage, WorkspaceError> {
@@ -71,6 +82,7 @@ impl Workspaces {
                 match (name.as_str(), run_of(&path)) {
                     ("sources", _) => usage.sources += n_bytes,
                     ("caches" | "cached", _) => usage.caches += n_bytes,
+                    (image::FOLDER, _) => usage.images += n_bytes,
                     ("attempts" | "masks" | "damaged" | "visits", _) | (_, None) => {
                         usage.rest += n_bytes;
                     }
@@ -81,6 +93,21 @@ impl Workspaces {
         sizes.write(self.root());
         Ok(usage)
     }
+}
+
+/// What folders below the root take, counted now where they never were.
+pub(crate) fn of_all<'a>(root: &Path, folders: impl Iterator<Item = &'a Path>) -> Vec<u64> {
+    let mut sizes = Sizes::read(root);
+    let size = |folder: &'a Path| {
+        sizes.of(root, folder).unwrap_or_else(|| {
+            let n_bytes = on_disk(folder);
+            sizes.learn(root, folder, n_bytes);
+            n_bytes
+        })
+    };
+    let all = folders.map(size).collect();
+    sizes.append(root);
+    all
 }
 
 /// The file, in memory.
@@ -122,11 +149,18 @@ impl Sizes {
             self.known.retain(|name, _| self.there.contains(name));
             self.new.extend(self.known.drain());
             let _ = kiln_stdx::fs::write_atomic(&path, lines(&self.new).as_bytes());
-        } else if !self.new.is_empty() {
-            let mut options = OpenOptions::new();
-            let file = options.append(true).create(true).mode(0o600).open(&path);
-            let _ = file.and_then(|mut file| file.write_all(lines(&self.new).as_bytes()));
+        } else {
+            self.append(root);
         }
+    }
+
+    fn append(&self, root: &Path) {
+        if self.new.is_empty() {
+            return;
+        }
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o600).open(root.join(FILE));
+        let _ = file.and_then(|mut file| file.write_all(lines(&self.new).as_bytes()));
     }
 }
 

@@ -1,22 +1,27 @@
 //! What comes from git: source layers, the files of a tree made once, and the `.git` over them.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use kiln_model::layer::LayerId;
 use kiln_stdx::fs::{FsError, Named};
 
-use crate::{Driver, WorkspaceError, Workspaces, tree};
+use crate::workspaces::DOT_GIT;
+use crate::{Driver, WorkspaceError, Workspaces, damage, step, tree};
 
 /// Longest chain of sources over one another. Each costs a lookup of a name that is in none of them
 /// a little; 16 are not felt. Past it the next source stands on the full one below them all, and
 /// holds all that has changed since.
 const CHAIN_MAX: usize = 16;
 
-/// In a source that lies over others: its own files, which those are, and git's index of the whole.
+/// In a source that lies over others: its own files, which those are, git's index of the whole, and how
+/// the folder of the files looked.
 const FILES: &str = "files";
 const BELOW: &str = "below";
 const INDEX: &str = "index";
+const LOOKS: &str = "looks";
 
 /// What a source takes away from the one below it. Relative paths.
 #[derive(Debug, Default)]
@@ -30,6 +35,47 @@ pub struct Removed {
 impl Workspaces {
     pub fn has_source(&self, tree: &str) -> bool {
         is_name(tree) && self.source_chain(tree).is_some()
+    }
+
+    /// As [`Workspaces::has_source`], and each of its folders looks from outside as when it was made.
+    /// One that does not is set aside, to be made again. A change further down is seen by
+    /// [`Workspaces::verify`] only: looking at every file takes as long as a checkout.
+    pub fn has_sound_source(&self, tree: &str) -> bool {
+        let Some(chain) = self.source_chain(tree).filter(|_| is_name(tree)) else { return false };
+        let (full, over) = chain.split_at(1);
+        let full = full.iter().map(|tree| {
+            let folder = self.sources().join(tree);
+            (folder.clone(), self.looks_file(tree), folder)
+        });
+        let over = over.iter().map(|tree| {
+            let folder = self.over(tree);
+            (folder.join(FILES), folder.join(LOOKS), folder)
+        });
+        full.chain(over).all(|(files, looks, whole)| {
+            // Nothing is noted of one that an older kiln has made, or that was made a moment ago.
+            let Ok(then) = fs::read_to_string(&looks) else { return true };
+            let now = fs::symlink_metadata(&files).map(|meta| damage::looks(&meta));
+            let same = now.is_ok_and(|now| now == then);
+            if !same && self.set_aside(&whole, "its folder was changed since it was made").is_ok() {
+                let _ = tree::remove(&looks);
+            }
+            same
+        })
+    }
+
+    /// How the folder of a full source looked.
+    fn looks_file(&self, tree: &str) -> PathBuf {
+        self.sources().join(format!("{tree}.{LOOKS}"))
+    }
+
+    /// What is a source's own: its folder, and the files beside it.
+    pub(crate) fn own_of_source(&self, tree: &str) -> Vec<PathBuf> {
+        let full = self.sources().join(tree);
+        if !full.is_dir() {
+            return vec![self.over(tree)];
+        }
+        let beside = [self.sources().join(format!("{tree}.{INDEX}")), self.looks_file(tree)];
+        [full].into_iter().chain(beside.into_iter().filter(|path| path.exists())).collect()
     }
 
     /// The sources that make up a tree, lowest first; `None` when it, or one of them, is not there.
@@ -82,7 +128,7 @@ impl Workspaces {
         checked_name(tree)?;
         checked_name(near)?;
         let layer = LayerId::Source(tree.to_owned());
-        if self.has_source(tree) {
+        if self.has_sound_source(tree) {
             return Ok(Some(layer));
         }
         let Some(mut chain) = self.source_chain(near) else { return Ok(None) };
@@ -102,6 +148,7 @@ impl Workspaces {
             remove_in(&files, &removed, user)?;
             let below = temporary.join(BELOW);
             fs::write(&below, chain.join("\n")).named("write", &below)?;
+            write_looks(&files, &temporary.join(LOOKS))?;
             // Another maker may have been quicker.
             Ok(fs::rename(&temporary, self.over(tree)).is_ok() || self.has_source(tree))
         })();
@@ -119,7 +166,7 @@ impl Workspaces {
         fill: impl FnOnce(&Path, &Path) -> Result<(), String>,
     ) -> Result<LayerId, WorkspaceError> {
         checked_name(tree)?;
-        match self.has_source(tree) {
+        match self.has_sound_source(tree) {
             true => Ok(LayerId::Source(tree.to_owned())),
             false => self.make_full_source(tree, fill),
         }
@@ -155,6 +202,9 @@ impl Workspaces {
         });
         // Only now: an index says how the files look that won, down to their inodes.
         let won = made.is_ok() && !temporary.exists();
+        if won {
+            write_looks(&finished, &self.looks_file(tree))?;
+        }
         if won && fs::rename(&index, self.sources().join(format!("{tree}.index"))).is_ok() {
             return Ok(layer);
         }
@@ -177,7 +227,10 @@ impl Workspaces {
         let finished = self.gits().join(name);
         let layer = GitLayer(name.to_owned());
         if finished.is_dir() {
-            return Ok(layer);
+            if is_whole_git(&finished) {
+                return Ok(layer);
+            }
+            self.set_aside(&finished, "its `.git` is damaged, or what it borrows from is gone")?;
         }
         let index = self.index(tree);
         let temporary = tree::temporary_in(&self.gits());
@@ -195,7 +248,7 @@ impl Workspaces {
     }
 
     /// git's index of a source, when its maker gave one.
-    fn index(&self, tree: &str) -> Option<PathBuf> {
+    pub(crate) fn index(&self, tree: &str) -> Option<PathBuf> {
         let index = match self.sources().join(tree).is_dir() {
             true => self.sources().join(format!("{tree}.index")),
             false => self.over(tree).join(INDEX),
@@ -203,9 +256,15 @@ impl Workspaces {
         index.is_file().then_some(index)
     }
 
-    pub(crate) fn git_path(&self, layer: &GitLayer) -> PathBuf {
+    /// The folder that has it as `.git`.
+    pub fn git_path(&self, layer: &GitLayer) -> PathBuf {
         self.gits().join(&layer.0)
     }
+}
+
+fn write_looks(files: &Path, looks: &Path) -> Result<(), FsError> {
+    let meta = fs::symlink_metadata(files).named("read", files)?;
+    step::write_unsynced(looks, damage::looks(&meta).as_bytes())
 }
 
 /// Hides what is gone of the layers below.
@@ -218,6 +277,33 @@ fn remove_in(files: &Path, removed: &Removed, user: bool) -> Result<(), FsError>
         tree::make_white_out(&path)?;
     }
     removed.emptied.iter().try_for_each(|path| tree::make_opaque(&files.join(path), user))
+}
+
+/// Whether a `.git` has a HEAD, and somebody whose objects it borrows is there.
+fn is_whole_git(layer: &Path) -> bool {
+    let git = layer.join(DOT_GIT);
+    let has_head = fs::metadata(git.join("HEAD")).is_ok_and(|head| head.len() > 0);
+    let borrowed = fs::read(git.join("objects/info/alternates")).unwrap_or_default();
+    let is_there = |line: &[u8]| Path::new(OsStr::from_bytes(&unquoted(line))).is_dir();
+    has_head && borrowed.split(|byte| *byte == b'\n').any(|line| !line.is_empty() && is_there(line))
+}
+
+/// A line of alternates: in double quotes where a path would end it.
+fn unquoted(line: &[u8]) -> Vec<u8> {
+    let inner = line.strip_prefix(b"\"").and_then(|line| line.strip_suffix(b"\""));
+    let mut bytes = inner.unwrap_or(line).iter();
+    let mut out = Vec::new();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'\\' => match bytes.next() {
+                Some(b'n') => b'\n',
+                Some(other) => *other,
+                None => b'\\',
+            },
+            other => *other,
+        });
+    }
+    out
 }
 
 /// A `.git` that is there, to be laid over a source. Made by [`Workspaces::make_git`].

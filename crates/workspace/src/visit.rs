@@ -78,28 +78,32 @@ impl Workspaces {
 
     /// The layers that living visits stand on. Removes what dead ones have left.
     pub fn visited(&self) -> Result<Vec<LayerId>, WorkspaceError> {
+        self.end_dead_visits()?;
         let mut held = Vec::new();
-        let visits = self.visits();
-        for (folder, _) in tree::entries(&visits)? {
-            let half_made = folder.file_name().is_some_and(|name| name.as_bytes()[0] == b'.');
-            if half_made {
-                continue;
-            }
-            let file = File::open(folder.join(PIN));
-            let living = file.as_ref().ok().filter(|file| is_locked(file));
-            match living {
-                Some(file) => {
-                    let pin = serde_json::from_reader::<_, Pin>(file).map_err(io::Error::from);
-                    held.extend(pin.named("read", &folder.join(PIN))?.layers);
-                }
-                None => tree::remove(&folder)?,
+        for folder in self.visits_made()? {
+            if let Some(file) = living(&folder) {
+                let pin = serde_json::from_reader::<_, Pin>(&file).map_err(io::Error::from);
+                held.extend(pin.named("read", &folder.join(PIN))?.layers);
             }
         }
         Ok(held)
     }
 
+    /// Removes what dead visits have left. A living one whose pin cannot be read is let be.
     pub(crate) fn end_dead_visits(&self) -> Result<(), WorkspaceError> {
-        self.visited().map(drop)
+        for folder in self.visits_made()? {
+            if living(&folder).is_none() {
+                tree::remove(&folder)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visits_made(&self) -> Result<Vec<PathBuf>, WorkspaceError> {
+        let mut all: Vec<_> =
+            tree::entries(&self.visits())?.into_iter().map(|(path, _)| path).collect();
+        all.retain(|path| path.file_name().is_some_and(|name| name.as_bytes()[0] != b'.'));
+        Ok(all)
     }
 
     fn visits(&self) -> PathBuf {
@@ -133,6 +137,11 @@ impl Workspaces {
         fs::rename(&temporary, &folder).named("create", &folder)?;
         Ok((folder, file))
     }
+}
+
+/// The pin of a visit that goes on.
+fn living(visit: &Path) -> Option<File> {
+    File::open(visit.join(PIN)).ok().filter(is_locked)
 }
 
 /// By another holder: a lock of one's own file would be another description's all the same.

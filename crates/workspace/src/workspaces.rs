@@ -119,7 +119,8 @@ impl Workspaces {
         self.root.join("gits")
     }
 
-    pub(crate) fn root(&self) -> &Path {
+    /// The folder that all of it is in.
+    pub fn root(&self) -> &Path {
         &self.root
     }
 
@@ -259,7 +260,13 @@ impl Workspaces {
             copy::apply(layer, &directory)?;
         }
         if let Some(git) = &stack.git {
-            copy::copy_tree(&git.join(DOT_GIT), &made_in(&directory, DOT_GIT)?, &BTreeSet::new())?;
+            for (path, meta) in tree::entries(git)? {
+                let to = directory.join(path.file_name().unwrap_or_default());
+                if meta.is_dir() && !to.is_dir() {
+                    fs::create_dir(&to).named("create", &to)?;
+                }
+                copy::apply(&path, &to)?;
+            }
         }
         for (_, layer) in &stack.layers {
             copy::apply(layer, &directory)?;
@@ -277,6 +284,8 @@ impl Workspaces {
     pub fn seal(&self, attempt: AttemptId) -> Result<Option<LayerId>, WorkspaceError> {
         let dir = self.attempt_dir(attempt);
         let sealed = self.sealed().join(attempt.to_string());
+        // Of an older try of the same attempt.
+        self.forget_digest(&LayerId::Attempt(attempt.to_string()))?;
         let (upper, tree) = (dir.join(UPPER), dir.join(TREE));
         let wrote = if upper.is_dir() {
             self.seal_tops(attempt)?
@@ -386,13 +395,6 @@ impl Workspaces {
             Err(WorkspaceError::Missing(missing))
         }
     }
-}
-
-/// A new folder.
-fn made_in(folder: &Path, name: &str) -> Result<PathBuf, FsError> {
-    let new = folder.join(name);
-    fs::create_dir(&new).named("create", &new)?;
-    Ok(new)
 }
 
 /// Whether a working tree has files, near its top, that belong to somebody else.

@@ -31,6 +31,8 @@ pub enum Goal {
     AtLeast(f64),
     /// At most so many times the limit.
     AtMostTimes(f64),
+    /// At most so much more than the limit.
+    AtMostAbove(f64),
     /// Shown for its own sake.
     None,
 }
@@ -85,9 +87,35 @@ pub fn ms(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
 }
 
+/// Milliseconds of one call.
+pub fn took(act: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let since = Stopwatch::start();
+    act()?;
+    Ok(ms(since.elapsed()))
+}
+
+/// `n` samples of each of two, after `n_warm` that do not count. Taken in turns, so that what else the
+/// machine does at the time meets both.
+pub fn in_turns(
+    n_warm: usize,
+    n: usize,
+    mut ours: impl FnMut() -> Result<f64>,
+    mut limit: impl FnMut() -> Result<f64>,
+) -> Result<(Samples, Samples)> {
+    let (mut first, mut second) = (Vec::with_capacity(n), Vec::with_capacity(n));
+    for round in 0..n_warm + n {
+        let both = (ours()?, limit()?);
+        if round >= n_warm {
+            first.push(both.0);
+            second.push(both.1);
+        }
+    }
+    Ok((Samples::new(first), Samples::new(second)))
+}
+
 impl Figure {
-    pub const HEADING: &'static str = "figure            median         (min–max)            limit                          ratio   goal\n\
-         ----------------  -------------  -------------------  -----------------------------  ------  ----------------";
+    pub const HEADING: &'static str = "figure              median         (min–max)            limit                          ratio   goal\n\
+         ------------------  -------------  -------------------  -----------------------------  ------  ----------------";
 
     fn ratio(&self) -> Option<f64> {
         match &self.limit {
@@ -103,6 +131,10 @@ impl Figure {
             Goal::AtMost(most) => Some(median <= most),
             Goal::AtLeast(least) => Some(median >= least),
             Goal::AtMostTimes(times) => self.ratio().map(|ratio| ratio <= times),
+            Goal::AtMostAbove(more) => match &self.limit {
+                Limit::Measured { samples, .. } => Some(median - samples.median() <= more),
+                Limit::Absent { .. } => None,
+            },
             Goal::None => None,
         }
     }
@@ -123,6 +155,7 @@ impl Figure {
             Goal::AtMost(most) => format!("≤ {} {unit}", short(most)),
             Goal::AtLeast(least) => format!("≥ {} {unit}", short(least)),
             Goal::AtMostTimes(times) => format!("≤ {} × limit", short(times)),
+            Goal::AtMostAbove(more) => format!("≤ limit + {} {unit}", short(more)),
             Goal::None => String::new(),
         };
         let mark = match self.reached() {
@@ -131,7 +164,7 @@ impl Figure {
             None => "",
         };
         format!(
-            "{:<16}  {median:<13}  {span:<19}  {limit:<29}  {ratio:<6}  {goal}{mark}",
+            "{:<18}  {median:<13}  {span:<19}  {limit:<29}  {ratio:<6}  {goal}{mark}",
             self.name
         )
     }
@@ -187,6 +220,8 @@ mod tests {
         assert_eq!(figure(Goal::AtMost(3.0)).reached(), Some(true));
         assert_eq!(figure(Goal::AtLeast(4.0)).reached(), Some(false));
         assert_eq!(figure(Goal::AtMostTimes(1.4)).reached(), Some(false));
+        assert_eq!(figure(Goal::AtMostAbove(1.0)).reached(), Some(true));
+        assert_eq!(figure(Goal::AtMostAbove(0.9)).reached(), Some(false));
         assert_eq!(figure(Goal::None).reached(), None);
     }
 }

@@ -23,8 +23,9 @@ pub fn rest() -> Result<Vec<Figure>> {
     world.watch("still", &bare);
     clone.push(["main"]);
     server.over("still", 1);
-    // What follows a run (a packed log, a child that idles) is to be over, too.
-    std::thread::sleep(REST / 5);
+    // What follows a run is to be over, too: its log is packed, its commit pinned, a child idles, and
+    // threads without work end. The first collection comes 20 s after the start.
+    std::thread::sleep(REST * 7 / 10);
     let before = (ticks(server.pid())?, wakeups(server.pid())?);
     std::thread::sleep(REST);
     let after = (ticks(server.pid())?, wakeups(server.pid())?);

@@ -10,50 +10,74 @@ mod idle;
 mod local;
 mod log;
 mod old;
+mod pack;
 mod page;
 mod push;
+mod reuse;
+mod shell;
 mod size;
 mod source;
+mod workspace;
 
 use anyhow::{Context, Result, bail};
 use kiln_it::binary;
 
 use crate::check::cargo;
 use figure::Figure;
+use source::Large;
 
 /// A workload: the names of the figures it gives, and how to get them.
 struct Workload {
     names: &'static [&'static str],
-    measure: fn() -> Result<Vec<Figure>>,
+    measure: Measure,
     /// Only when asked for, because it takes minutes.
     cold: bool,
 }
 
+enum Measure {
+    Alone(fn() -> Result<Vec<Figure>>),
+    OnLarge(fn(&Large) -> Result<Vec<Figure>>),
+}
+use Measure::{Alone, OnLarge};
+
 /// In the order of the table.
 const WORKLOADS: &[Workload] = &[
-    Workload { names: &["one-job"], measure: local::one_job, cold: false },
-    Workload { names: &["thousand-jobs"], measure: local::thousand_jobs, cold: false },
-    Workload { names: &["chain-of-200"], measure: local::chain, cold: false },
-    Workload { names: &["hook-to-output"], measure: push::hook_to_output, cold: false },
+    Workload { names: &["one-job"], measure: Alone(local::one_job), cold: false },
+    Workload { names: &["thousand-jobs"], measure: Alone(local::thousand_jobs), cold: false },
+    Workload { names: &["chain-of-200"], measure: Alone(local::chain), cold: false },
+    Workload { names: &["hook-to-output"], measure: Alone(push::hook_to_output), cold: false },
     Workload {
         names: &["log-200mb", "log-memory", "log-whole", "log-window"],
-        measure: log::big,
+        measure: Alone(log::big),
         cold: false,
     },
     Workload {
         names: &["idle-memory", "idle-processor", "idle-wakeups"],
-        measure: idle::rest,
+        measure: Alone(idle::rest),
         cold: false,
     },
-    Workload { names: &["start-100k-runs"], measure: old::start, cold: false },
-    Workload { names: &["page-1000-jobs"], measure: page::thousand_jobs, cold: false },
+    Workload { names: &["start-100k-runs"], measure: Alone(old::start), cold: false },
+    Workload { names: &["page-1000-jobs"], measure: Alone(page::thousand_jobs), cold: false },
     Workload {
-        names: &["large-local-run", "large-checkout", "large-push"],
-        measure: source::large_tree,
+        names: &["first-write-10kb", "first-write-100mb"],
+        measure: Alone(workspace::first_write),
+        cold: false,
+    },
+    Workload { names: &["step-boundary"], measure: Alone(workspace::boundary), cold: false },
+    Workload { names: &["seal-50k-files"], measure: Alone(workspace::seal), cold: false },
+    Workload { names: &["hit-10k-inputs"], measure: Alone(reuse::hit), cold: false },
+    Workload { names: &["cache-850mb"], measure: Alone(reuse::cache), cold: false },
+    Workload { names: &["pack", "unpack"], measure: Alone(pack::both_ways), cold: false },
+    Workload { names: &["shell"], measure: Alone(shell::start), cold: false },
+    Workload { names: &["large-local-run"], measure: OnLarge(source::local_run), cold: true },
+    Workload { names: &["large-checkout"], measure: OnLarge(source::checkout), cold: true },
+    Workload {
+        names: &["large-push", "large-workspace"],
+        measure: OnLarge(source::pushes),
         cold: true,
     },
-    Workload { names: &["binary-size"], measure: size::binary, cold: false },
-    Workload { names: &["cold-build"], measure: size::cold_build, cold: true },
+    Workload { names: &["binary-size"], measure: Alone(size::binary), cold: false },
+    Workload { names: &["cold-build"], measure: Alone(size::cold_build), cold: true },
 ];
 
 /// Measures what the arguments choose and prints it.
@@ -80,10 +104,20 @@ pub fn run(args: &[String]) -> Result<bool> {
     }
     binary::choose(release()?);
     if !json {
-        println!("{}", Figure::HEADING);
+        println!("{}\n{}", load()?, Figure::HEADING);
     }
+    let mut large = None;
     for work in chosen {
-        let figures = (work.measure)().with_context(|| work.names.join(", "))?;
+        let figures = match work.measure {
+            Alone(measure) => measure(),
+            OnLarge(measure) => {
+                if large.is_none() {
+                    large = Some(Large::made()?);
+                }
+                large.as_ref().map_or(Ok(Vec::new()), measure)
+            }
+        };
+        let figures = figures.with_context(|| work.names.join(", "))?;
         for figure in figures.iter().filter(|figure| wanted(figure.name)) {
             match json {
                 true => println!("{}", figure.json()),
@@ -91,7 +125,18 @@ pub fn run(args: &[String]) -> Result<bool> {
             }
         }
     }
+    if !json {
+        println!("{}", load()?);
+    }
     Ok(true)
+}
+
+/// What else the machine does, without which a figure says little.
+fn load() -> Result<String> {
+    let average = std::fs::read_to_string("/proc/loadavg")?;
+    let n_cores = std::thread::available_parallelism()?;
+    let minute = average.split(' ').next().unwrap_or_default();
+    Ok(format!("load average {minute} on {n_cores} cores"))
 }
 
 /// Builds the release binary and gives its path; `KILN_BIN` names another one.

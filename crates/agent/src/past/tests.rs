@@ -33,6 +33,16 @@ impl Lab {
         lab
     }
 
+    /// The tree becomes a linked one of a repository that is elsewhere.
+    fn link(&self) {
+        let (main, linked) = (self.folder.path().join("main"), self.folder.path().join("linked"));
+        self.git(&["worktree", "add", "-q", "-b", "side", linked.to_str().unwrap()]);
+        fs::rename(self.root(), &main).unwrap();
+        git_in(&main, &["worktree", "repair", linked.to_str().unwrap()]);
+        fs::rename(&linked, self.root()).unwrap();
+        git_in(&main, &["worktree", "repair", self.root().to_str().unwrap()]);
+    }
+
     fn root(&self) -> PathBuf {
         self.folder.path().join("tree")
     }
@@ -120,9 +130,17 @@ fn edit(lab: &Lab, random: &mut Rng) {
         }
     }
     let there = path.symlink_metadata();
-    match (random.u8(..10), there) {
+    match (random.u8(..11), there) {
         (0 | 1, Ok(meta)) if meta.is_dir() => fs::remove_dir_all(&path).unwrap(),
         (0 | 1, Ok(_)) => fs::remove_file(&path).unwrap(),
+        // A file becomes a folder.
+        (10, Ok(meta)) if !meta.is_dir() => {
+            fs::remove_file(&path).unwrap();
+            for name in ["a", "x.o", "d/b"] {
+                fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+                fs::write(path.join(name), random.u32(..).to_string()).unwrap();
+            }
+        }
         (2, Ok(meta)) if meta.is_file() => {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -198,12 +216,7 @@ fn a_linked_tree_comes_back_too() {
     let lab = Lab::new();
     lab.write("a", "one");
     lab.commit();
-    let linked = lab.folder.path().join("linked");
-    lab.git(&["worktree", "add", "-q", "-b", "side", linked.to_str().unwrap()]);
-    fs::rename(lab.root(), lab.folder.path().join("main")).unwrap();
-    git_in(&lab.folder.path().join("main"), &["worktree", "repair", linked.to_str().unwrap()]);
-    fs::rename(&linked, lab.root()).unwrap();
-    git_in(&lab.folder.path().join("main"), &["worktree", "repair", lab.root().to_str().unwrap()]);
+    lab.link();
     lab.write("new", "untracked");
     assert_eq!(lab.begin(1, false), None);
     let files = listing(&lab.root());
@@ -212,6 +225,42 @@ fn a_linked_tree_comes_back_too() {
     let directory = lab.again(1, 1).unwrap();
     assert_eq!(listing(&directory), files);
     assert_eq!(git_in(&directory, &["status", "--porcelain", "-b"]), "## side\n?? new\n");
+}
+
+/// In a rerun, and in each run of a linked tree, `git status` failed: the repository of the submodule
+/// was not where its files said.
+#[test]
+fn git_answers_in_a_tree_with_submodules_and_each_has_a_repository_of_its_own() {
+    for linked in [false, true] {
+        let lab = Lab::new();
+        let inner = lab.folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("x"), "1").unwrap();
+        for args in [&["init", "-q"][..], &["add", "x"], &["commit", "-q", "-m", "inner"]] {
+            git_in(&inner, args);
+        }
+        let files = ["-c", "protocol.file.allow=always"];
+        let add = ["submodule", "--quiet", "add", inner.to_str().unwrap()];
+        lab.git(&[&files[..], &add, &["deep/sub"]].concat());
+        lab.commit();
+        if linked {
+            lab.link();
+            lab.git(&[&files[..], &["submodule", "--quiet", "update", "--init"]].concat());
+        }
+        assert_eq!(lab.begin(1, false), None);
+        lab.write(".gitignore", "later\n");
+        let directory = lab.again(1, 1).unwrap();
+        assert_eq!(git_in(&directory, &["status", "--porcelain"]), "", "{linked}");
+        let sub = directory.join("deep/sub");
+        let top = git_in(&sub, &["rev-parse", "--show-toplevel"]);
+        assert_eq!(Path::new(top.trim_end()), sub.canonicalize().unwrap());
+        fs::write(sub.join("x"), "2").unwrap();
+        assert_eq!(git_in(&directory, &["status", "--porcelain"]), " M deep/sub\n");
+        git_in(&sub, &["commit", "-q", "-a", "-m", "of the job"]);
+        let mine = lab.root().join("deep/sub");
+        assert_eq!(git_in(&mine, &["log", "--format=%s"]), "inner\n");
+        assert_eq!(git_in(&mine, &["status", "--porcelain"]), "");
+    }
 }
 
 #[test]

@@ -18,10 +18,10 @@ pub const DEFAULT_PORT: u16 = 7411;
 #[derive(Args, Clone, Debug, Default)]
 pub struct ServerArgs {
     /// The server's address [env: KILN_SERVER]
-    #[arg(long, value_name = "URL", help_heading = "Server")]
+    #[arg(long, value_name = "URL", help_heading = "Server", global = true)]
     pub server: Option<String>,
     /// The data folder of a server on this machine [env: KILN_DATA]
-    #[arg(long, value_name = "DIR", help_heading = "Server")]
+    #[arg(long, value_name = "DIR", help_heading = "Server", global = true)]
     pub data: Option<PathBuf>,
 }
 

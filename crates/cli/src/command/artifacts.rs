@@ -1,5 +1,6 @@
 //! `kiln artifacts`: files that jobs gave.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -132,17 +133,18 @@ fn pattern_holds(pattern: &str, path: &str) -> bool {
     true
 }
 
-/// Of a job's attempts the last one that gave the file.
+/// Of a job's attempts the last one that gave the file, in the order of the list.
 fn newest(rows: Vec<ArtifactRow>) -> Vec<ArtifactRow> {
     let mut kept: Vec<ArtifactRow> = Vec::new();
+    let mut places = HashMap::new();
     for row in rows {
-        let same = |other: &&mut ArtifactRow| {
-            other.job == row.job && other.artifact.path == row.artifact.path
-        };
-        match kept.iter_mut().find(same) {
+        let place = *places
+            .entry((row.job.clone(), row.artifact.path.clone()))
+            .or_insert_with(|| kept.len());
+        match kept.get_mut(place) {
+            None => kept.push(row),
             Some(other) if other.attempt < row.attempt => *other = row,
             Some(_) => {}
-            None => kept.push(row),
         }
     }
     kept
@@ -163,16 +165,20 @@ async fn to_folder(
     folder: &Path,
     json: bool,
 ) -> Result<()> {
+    let mut n_jobs = HashMap::<&str, usize>::new();
+    rows.iter().for_each(|row| *n_jobs.entry(&row.artifact.path).or_default() += 1);
     for row in rows {
-        let clashes = rows
-            .iter()
-            .any(|other| other.job != row.job && other.artifact.path == row.artifact.path);
         // Two jobs gave this path: each then has a folder of its own.
-        let below = if clashes { folder.join(&row.job) } else { folder.to_owned() };
+        let below = if n_jobs[row.artifact.path.as_str()] > 1 {
+            folder.join(&row.job)
+        } else {
+            folder.to_owned()
+        };
         let to = below.join(safe(&row.artifact.path)?);
         fetch(origin, row, &to).await?;
         if !json {
-            out.note(&format!("{} ({})", to.display(), bytes::show(row.artifact.n_bytes)));
+            let to = to.to_string_lossy();
+            out.note(&format!("{} ({})", visible(&to), bytes::show(row.artifact.n_bytes)));
         }
     }
     if json { out.json(&rows) } else { Ok(()) }

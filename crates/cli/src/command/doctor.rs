@@ -1,5 +1,8 @@
 //! `kiln doctor`: what kiln needs of this machine.
 
+mod container;
+mod bounds;
+
 use std::path::{Path, PathBuf};
 
 use kiln_api::user::{AskGc, Usage};
@@ -64,9 +67,15 @@ pub async fn run(args: &Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     let data = Data::find(args.data.as_deref())?;
     let mut findings =
         vec![version(), git(), program("sh", State::Missing), program("bash", State::Warning)];
+    findings.push(ssh());
+    findings.push(network());
     findings.push(folder(&data));
     if findings.iter().all(|finding| finding.name != "data" || finding.state != State::Missing) {
-        findings.push(workspaces(&data, spawner).await);
+        let executor = HostExecutor::new(spawner);
+        findings.push(workspaces(&data, &executor).await);
+        findings.push(containers(&data, &executor).await);
+        findings.push(bounds::sandbox(&executor, &data.root).await);
+        findings.push(bounds::limits(&data.root));
         findings.push(space(&data.root));
         findings.extend(used("local runs", collect::usage_here(&data).await));
         findings.extend(used("server", usage_of_server(&data).await));
@@ -168,6 +177,20 @@ fn git_version(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// The program that jobs on another machine are reached with.
+fn ssh() -> Finding {
+    const INSTALL: &str = "jobs with `ssh` cannot run: `apt install openssh-client`, \
+                           `dnf install openssh-clients` or `apk add openssh-client`";
+    // It says its version on standard error.
+    match process::any_output(process::command("ssh").arg("-V")) {
+        Ok(done) => {
+            let text = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+            Finding::new("ssh", State::Ok, text)
+        }
+        Err(error) => Finding::new("ssh", State::Warning, error.to_string()).help(INSTALL),
+    }
+}
+
 /// A program that steps are run with.
 fn program(name: &'static str, without: State) -> Finding {
     let folders = std::env::var_os("PATH").unwrap_or_default();
@@ -177,6 +200,27 @@ fn program(name: &'static str, without: State) -> Finding {
         Some(at) => Finding::new(name, State::Ok, at.display().to_string()),
         None => Finding::new(name, without, "not in PATH")
             .help("steps that ask for this shell cannot run; install it, or correct PATH"),
+    }
+}
+
+/// What gives jobs a network of their own.
+fn network() -> Finding {
+    const HOW: &str = "install pasta (`apt install passt`, `dnf install passt`, `apk add passt`) or slirp4netns; without, \
+                       containers share this machine's network, and jobs with services or `network: internet` fail";
+    let path = std::env::var("PATH").unwrap_or_default();
+    let tun = Path::new("/dev/net/tun").exists();
+    match kiln_agent::stack(&[("PATH".to_owned(), path)]) {
+        Some(program) if tun => Finding::new(
+            "network",
+            State::Ok,
+            format!("jobs have their own, through {}", program.display()),
+        ),
+        Some(program) => {
+            let detail = format!("{} needs `/dev/net/tun`, which is not there", program.display());
+            Finding::new("network", State::Warning, detail).help("load it: `modprobe tun`")
+        }
+        None => Finding::new("network", State::Warning, "neither pasta nor slirp4netns is in PATH")
+            .help(HOW),
     }
 }
 
@@ -192,7 +236,24 @@ fn folder(data: &Data) -> Finding {
     }
 }
 
-async fn workspaces(data: &Data, spawner: Spawner) -> Finding {
+/// Containers of kiln's own, as jobs with an `image` run in.
+async fn containers(data: &Data, executor: &HostExecutor) -> Finding {
+    let trouble = |why: String| Finding::new("containers", State::Warning, why);
+    let driver = match machine::insisted() {
+        Ok(Some(driver)) => Ok(driver),
+        Ok(None) => match tempfile::tempdir_in(&data.root) {
+            Ok(folder) => machine::probe(executor, folder.path()).await,
+            Err(cause) => return trouble(cause.to_string()),
+        },
+        Err(failure) => Err(failure),
+    };
+    match driver {
+        Ok(driver) => container::finding(executor, &data.root, driver).await,
+        Err(failure) => trouble(format!("{:#}", failure.error)),
+    }
+}
+
+async fn workspaces(data: &Data, executor: &HostExecutor) -> Finding {
     const HOW: &str = "overlayfs needs root, or Linux ≥ 5.11 with unprivileged user namespaces, and a data folder \
                        on a file system such as ext4, xfs or btrfs";
     let finding = |state, detail: String| Finding::new("workspaces", state, detail);
@@ -204,7 +265,7 @@ async fn workspaces(data: &Data, spawner: Spawner) -> Finding {
         Ok(insisted) => insisted,
         Err(failure) => return finding(State::Missing, format!("{:#}", failure.error)),
     };
-    let probed = match machine::probe(&HostExecutor::new(spawner), folder.path()).await {
+    let probed = match machine::probe(executor, folder.path()).await {
         Ok(probed) => probed,
         Err(failure) => return finding(State::Missing, format!("{:#}", failure.error)),
     };

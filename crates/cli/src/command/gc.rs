@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_api::user::{AskGc, CollectedRow, GcReport};
+use kiln_api::user::{AskGc, CollectedRow, GcReport, VerifiedLayers};
 use kiln_server::collect::Policy;
 use kiln_stdx::bytes;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::local::collect::{self, Turn};
 use crate::output::{Cell, Output, Style, visible};
 use crate::place::Data;
 
-/// Remove what is no longer wanted: old runs, logs, artifacts, layers and caches
+/// Remove what is no longer wanted: old runs, logs, artifacts, layers, caches and images
 ///
 /// Of the local runs of this machine, and of the server whose data folder is the same, whether it
 /// runs or not. A run that is not over or is pinned (`kiln pin`) loses nothing. A server does the same
@@ -40,6 +40,12 @@ pub struct Args {
     /// Keep caches, as --keep-artifacts
     #[arg(long, value_name = "HOW")]
     keep_caches: Option<String>,
+    /// Keep layers of container images that a job has used since (`7d`), or at most so much (`10GB`)
+    #[arg(long, value_name = "HOW")]
+    keep_images: Option<String>,
+    /// Read every layer first, and set aside what is not what it was
+    #[arg(long, conflicts_with = "dry_run")]
+    verify: bool,
     /// Only what local runs have left
     #[arg(long, conflicts_with_all = ["server", "data"])]
     local: bool,
@@ -61,7 +67,8 @@ Examples:
   kiln gc --dry-run
   kiln gc
   kiln gc --keep-layers 1d --keep-caches 2GB
-  kiln gc --keep-runs 30d,10 --data /var/lib/kiln";
+  kiln gc --keep-runs 30d,10 --data /var/lib/kiln
+  kiln gc --verify               is everything still what it was?";
 
 /// What was collected, and where.
 #[derive(Serialize)]
@@ -79,7 +86,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Exit> {
     if args.background {
         return in_background().await;
     }
-    let asked = AskGc { dry_run: args.dry_run, keep };
+    let asked = AskGc { dry_run: args.dry_run, keep, verify: args.verify };
     let mut all = Vec::new();
     if args.server.server.is_some() {
         let report = args.server.client()?.gc(&asked).await?;
@@ -102,7 +109,11 @@ pub async fn run(args: Args, out: &Output) -> Result<Exit> {
     } else {
         all.iter().try_for_each(|collected| show(out, collected))?;
     }
-    let troubled = all.iter().any(|collected| !collected.report.trouble.is_empty());
+    let troubled = all.iter().any(|collected| {
+        let report = &collected.report;
+        let is_damaged = |verified: &VerifiedLayers| !verified.damaged.is_empty();
+        !report.trouble.is_empty() || report.verified.as_ref().is_some_and(is_damaged)
+    });
     Ok(if troubled { Exit::Missing } else { Exit::Success })
 }
 
@@ -114,6 +125,7 @@ impl Args {
             ("artifacts", &self.keep_artifacts),
             ("layers", &self.keep_layers),
             ("caches", &self.keep_caches),
+            ("images", &self.keep_images),
         ];
         let given = all.into_iter().filter_map(|(kind, how)| Some((kind, how.clone()?)));
         given.map(|(kind, how)| (kind.to_owned(), how)).collect()
@@ -167,6 +179,16 @@ fn show(out: &Output, Collected { of, report }: &Collected) -> Result<()> {
         let size = bytes::show(report.n_bytes);
         out.lines(&format!("{head}: {size} {done}\n"))?;
         table(out, &report.collected)?;
+    }
+    if let Some(verified) = &report.verified {
+        let new = match verified.n_new {
+            0 => String::new(),
+            n => format!(", {n} of them for the first time: they are compared from now on"),
+        };
+        let n = verified.n_layers;
+        let layers = if n == 1 { "layer" } else { "layers" };
+        out.lines(&format!("{head}: {n} {layers} read{new}\n"))?;
+        verified.damaged.iter().for_each(|damage| out.note(&visible(damage)));
     }
     for trouble in report.trouble.iter().chain(&report.warnings) {
         out.note(&visible(trouble));

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod doctor;
 pub mod gc;
 pub mod hook;
+pub mod image;
 pub mod logs;
 pub mod pin;
 pub mod plan;
@@ -57,6 +58,7 @@ pub async fn dispatch(
         Some(Command::Why(args)) => why::run(args, out).await,
         Some(Command::Artifacts(args)) => artifacts::run(args, out).await,
         Some(Command::Workspace(command)) => workspace::run(command, out).await,
+        Some(Command::Image(command)) => image::run(command, spawner()?, out).await,
         Some(Command::Secret(command)) => secret::run(command, out).await,
         Some(Command::Pin(args)) => pin::pin(args, out).await,
         Some(Command::Unpin(args)) => pin::unpin(args, out).await,

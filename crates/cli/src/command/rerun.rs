@@ -11,7 +11,7 @@ use kiln_stdx::{Clock, SystemClock};
 use kiln_store::RunRow;
 
 use crate::client::ServerArgs;
-use crate::command::run::{secrets, variables};
+use crate::command::run::{Allow, allow, secrets, variables};
 use crate::command::trigger::follow;
 use crate::error::{Exit, Failure, Result};
 use crate::local::Local;
@@ -35,7 +35,7 @@ pub struct Args {
     /// Only jobs that failed, were lost or were cancelled
     #[arg(long)]
     failed: bool,
-    /// Only this job
+    /// Only this job, or all of a matrix by the name before the colon
     #[arg(long, value_name = "JOB", conflicts_with = "failed")]
     job: Option<String>,
     /// Begin the job from this step, by its number or name, on the files as that step found them
@@ -47,6 +47,9 @@ pub struct Args {
     /// A variable for a local run
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
+    /// Let jobs of a local run have what makes them root of this machine
+    #[arg(long, value_name = "WHAT", value_enum)]
+    allow: Vec<Allow>,
     /// How many jobs of a local run run at once [default: one per core]
     #[arg(
         short = 'j',
@@ -80,8 +83,15 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     if job.is_some() && args.failed {
         return Err(Failure::yours("`--failed` and a job exclude each other"));
     }
+    if args.reference.job.as_ref().is_some_and(|named| Some(named) != job.as_ref()) {
+        return Err(Failure::yours("the reference names one job and `--job` another")
+            .help("name the job once"));
+    }
     match Origin::find(&args.reference, &args.server, args.directory.as_deref()).await? {
-        Origin::Local { local, row } => rerun_here(args, job, spawner, out, &local, *row).await,
+        Origin::Local { mut local, row } => {
+            allow(&mut local, &args.allow);
+            rerun_here(args, job, spawner, out, &local, *row).await
+        }
         Origin::Server { client, project, number } => {
             let seen = client.run(&project, number).await?;
             let seen = Picture::of_server(seen, HashMap::new());

@@ -51,6 +51,10 @@ pub struct Args {
         value_parser = clap::value_parser!(u16).range(1..),
     )]
     jobs_at_once: Option<u16>,
+    /// Let jobs have what makes them root of this machine: `privileged` containers, or the
+    /// `docker-socket` as a volume
+    #[arg(long, value_name = "WHAT", value_enum)]
+    allow: Vec<Allow>,
     /// Show jobs also what git ignores
     #[arg(long)]
     all: bool,
@@ -97,8 +101,11 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     };
     let secrets = secrets(&args.secrets)?;
     let env = variables(&args.env)?;
-    let local = Local::open(Data::find(None)?).await?;
+    let mut local = Local::open(Data::find(None)?).await?;
+    allow(&mut local, &args.allow);
     let project = local.project(&tree.root).await?;
+    let policy = local.governor()?.of(project.name.as_str());
+    policy.check(&plan).map_err(|denied| denied_locally(&denied))?;
     let drive = Drive {
         out,
         json: args.json,
@@ -109,6 +116,30 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         env,
     };
     drive.start(New { project, trigger, plan, root: tree.root, looking }).await
+}
+
+/// What a person allows for once.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allow {
+    Privileged,
+    DockerSocket,
+}
+
+/// Widens what jobs of local runs may have.
+pub fn allow(local: &mut Local, all: &[Allow]) {
+    local.policy.privileged |= all.contains(&Allow::Privileged);
+    local.policy.docker_socket |= all.contains(&Allow::DockerSocket);
+}
+
+fn denied_locally(denied: &str) -> Failure {
+    let failure = Failure::yours(denied.to_owned());
+    let ways = [("(privileged)", "privileged"), ("(docker_socket)", "docker-socket")];
+    match ways.into_iter().find(|(key, _)| denied.contains(key)) {
+        Some((_, word)) => {
+            failure.help(format!("if you trust this pipeline as you trust root: `--allow {word}`"))
+        }
+        None => failure.help("what jobs may have is in `[jobs]` of `kiln.toml` in the data folder"),
+    }
 }
 
 /// Begins to look at the tree. What else is to be done before the first job is done meanwhile.
@@ -127,7 +158,7 @@ pub fn secrets(given: &[String]) -> Result<HashMap<String, Secret<String>>> {
         }
         lawful(name)?;
         let value = of_environment(variable)
-            .help(format!("set it for this command: {variable}=… kiln run --secret {text}"))?;
+            .help(format!("set it for this command: {variable}=… kiln … --secret {text}"))?;
         secrets.insert(name.to_owned(), Secret::new(value));
     }
     Ok(secrets)

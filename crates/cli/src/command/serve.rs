@@ -32,7 +32,7 @@ pub struct Args {
     /// Keep rows in PostgreSQL instead of SQLite
     #[arg(long, value_name = "URL")]
     database: Option<String>,
-    /// What is kept for how long, and more as it comes [default: kiln.toml in the data folder, if it is
+    /// What is kept for how long, and what jobs may have of this machine [default: kiln.toml in the data folder, if it is
     /// there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -87,6 +87,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         n_jobs: args.jobs.map(usize::from),
         orphan_for: ORPHAN_FOR,
         folder: Folder::Ours,
+        config: server.app().options.config_file(),
         env: Vec::new(),
     };
     let agent = match args.jobs {
@@ -114,7 +115,8 @@ pub async fn start(options: ServeOptions) -> Result<Server> {
     let data = options.data.display().to_string();
     let started = Server::start(options).await.map_err(|error| {
         let kind = match &error {
-            ServeError::Listen(ListenError::NotAnAddress(_) | ListenError::Remote(_)) => {
+            ServeError::Config(_)
+            | ServeError::Listen(ListenError::NotAnAddress(_) | ListenError::Remote(_)) => {
                 Kind::Yours
             }
             _ => Kind::Elsewhere,

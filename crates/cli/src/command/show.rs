@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use kiln_api::user::{Attempt, JobDetail};
+use kiln_api::user::{Attempt, JobDetail, Step};
+use kiln_model::Usage;
 use kiln_stdx::{Clock, SystemClock, bytes, duration};
 
 use crate::client::ServerArgs;
@@ -119,6 +120,12 @@ fn show_job(out: &Output, origin: &Origin, detail: &JobDetail) -> Result<()> {
     }
 }
 
+/// How it ended, if not well, and what it used.
+fn beside(step: &Step) -> String {
+    let used = step.usage.iter().flat_map(Usage::words);
+    step.reason.iter().cloned().chain(used).collect::<Vec<_>>().join(", ")
+}
+
 fn show_attempt(out: &Output, attempt: &Attempt) -> Result<()> {
     let now = SystemClock.now();
     let agent = attempt.agent.as_deref().map(|agent| format!(" on {agent}")).unwrap_or_default();
@@ -139,7 +146,7 @@ fn show_attempt(out: &Output, attempt: &Attempt) -> Result<()> {
                 Cell::styled(summary::style(step.state), step.state.as_str()),
                 Cell::from(took.map(duration::show).unwrap_or_default()),
                 Cell::from(step.name.lines().next().unwrap_or("")),
-                Cell::styled(Style::Dim, step.reason.as_deref().unwrap_or("")),
+                Cell::styled(Style::Dim, beside(step)),
             ]
         })
         .collect();

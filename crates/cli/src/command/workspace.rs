@@ -175,7 +175,8 @@ fn write(layers: &Path, what: &What, to: &Path) -> Result<Packed> {
 
 fn stream(workspaces: &Arc<Workspaces>, what: &What, to: impl io::Write) -> Result<Packed> {
     let packed = if what.all {
-        let base = Bases::new(workspaces.clone()).of(&what.scene.assignment);
+        let bases = Bases::new(workspaces.clone());
+        let base = bases.of(&what.scene.assignment);
         workspaces.pack_view(&base.map_err(Failure::elsewhere)?, &what.scene.assignment.layers, to)
     } else {
         workspaces.pack(&what.own, to)

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use kiln_agent::MachineLayers;
 use kiln_api::user::{AskGc, GcReport, Usage};
-use kiln_server::collect::{Collector, Depth, Policy, make_room};
+use kiln_server::collect::{Collector, Depth, Policy, keep_room, make_room};
 use kiln_server::runs::{Places, Runs};
 use kiln_stdx::fs::{Named, create_private_dir};
 use kiln_stdx::{SystemClock, process};
@@ -79,7 +79,7 @@ pub async fn here(data: &Data, ask: &AskGc, turn: Turn) -> Result<Option<GcRepor
     let local = Local::open_settled(data.clone()).await?;
     let runs = local.runs().await?;
     let collector = Collector::new(&runs, know_layers(&runs)?);
-    let report = collector.collect(&policy, ask.dry_run, Depth::Sweep).await;
+    let report = collector.answer(&policy, ask).await;
     if !ask.dry_run {
         collector.pack_now().await;
     }
@@ -94,7 +94,7 @@ pub async fn of_stopped_server(
 ) -> Result<GcReport> {
     let policy = asked(policy(data, Policy::of_server())?, &ask.keep)?;
     let collector = stopped_server(data, database).await?;
-    Ok(collector.collect(&policy, ask.dry_run, Depth::Sweep).await)
+    Ok(collector.answer(&policy, ask).await)
 }
 
 async fn stopped_server(data: &Data, database: Option<&str>) -> Result<Collector> {
@@ -134,6 +134,7 @@ async fn measure(collector: &Collector, policy: &Policy) -> Result<(Usage, u64)>
 /// After a local run: starts a process that collects, when there may be something to do. Costs a look
 /// at a file's time and at the disk otherwise.
 pub fn soon(data: &Data) {
+    keep_room(&data.local().data);
     let mark = mark(data);
     let Ok(known) = fs::metadata(&mark) else {
         // The first run of this folder: what it made is young.

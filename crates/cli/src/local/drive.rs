@@ -127,6 +127,7 @@ impl Drive<'_> {
             n_jobs: self.n_jobs,
             orphan_for: Duration::ZERO,
             folder: Folder::Shared,
+            config: self.local.data.config(),
             env: self.env,
         };
         let executor = HostExecutor::new(self.spawner);

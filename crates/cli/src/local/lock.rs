@@ -16,7 +16,7 @@ use std::time::Duration;
 use kiln_api::agent::{
     AgentInfo, Assignment, Found, JobResult, JobSource, Keyed, LeaseError, Stop, Taken,
 };
-use kiln_model::{AttemptId, Exit, LeaseId, Outcome, ProjectId};
+use kiln_model::{AttemptId, Exit, LeaseId, Outcome, ProjectId, Usage};
 use kiln_server::runs::Runs;
 use kiln_stdx::fs::{FsError, Named, create_private_dir};
 use rustix::fs::{FlockOperation, flock};
@@ -165,8 +165,15 @@ impl JobSource for Locked {
         self.runs.step_started(lease, step, log_from)
     }
 
-    fn step_finished(&self, lease: LeaseId, step: u32, exit: Exit, log_to: u64) -> Answer<()> {
-        self.runs.step_finished(lease, step, exit, log_to)
+    fn step_finished(
+        &self,
+        lease: LeaseId,
+        step: u32,
+        exit: Exit,
+        log_to: u64,
+        usage: Option<Usage>,
+    ) -> Answer<()> {
+        self.runs.step_finished(lease, step, exit, log_to, usage)
     }
 
     fn log_grew(&self, lease: LeaseId, n_bytes: u64) {

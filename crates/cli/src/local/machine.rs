@@ -32,6 +32,8 @@ pub struct Part {
     pub orphan_for: Duration,
     /// Whether other processes run jobs in the same data folder.
     pub folder: Folder,
+    /// The configuration file, be it there or not.
+    pub config: PathBuf,
     /// Further variables for every job.
     pub env: Vec<(String, String)>,
 }
@@ -76,7 +78,7 @@ pub async fn start_agent_on(
     let begun = begun.transpose().map_err(Failure::elsewhere)?;
     let (begins, keeping) = begun.map(|begun| ((begun.run, begun.base), begun.keeping)).unzip();
     let options = AgentOptions {
-        images: Arc::new(images(&workspaces, &places.images())?),
+        images: Arc::new(images(&workspaces, &places.images(), &part.config)?),
         begins,
         info: AgentInfo { id, name: part.name, labels: part.labels },
         n_slots: part.n_jobs.unwrap_or_else(n_cores),
@@ -88,6 +90,7 @@ pub async fn start_agent_on(
         orphan_for: part.orphan_for,
         machine_env: machine_env(part.env),
         digests: places.digests(),
+        ssh_config: ssh_config()?,
         on_idle: match part.folder {
             Folder::Ours => give_back,
             // Ends with its run.
@@ -97,17 +100,43 @@ pub async fn start_agent_on(
     Ok((Agent::start(options, Arc::new(source), executor), keeping))
 }
 
-/// The images of this machine, with the logins that Docker's own command line has made.
-pub fn images(workspaces: &Arc<Workspaces>, folder: &Path) -> Result<Images> {
+/// The configuration of `ssh` that `KILN_SSH_CONFIG` names, in place of the user's own.
+fn ssh_config() -> Result<Option<PathBuf>> {
+    let named = std::env::var_os("KILN_SSH_CONFIG").filter(|name| !name.is_empty());
+    let path = named.map(std::path::absolute).transpose();
+    path.elsewhere("cannot find what KILN_SSH_CONFIG names")
+}
+
+/// The images of this machine, as the configuration file and Docker's logins say.
+pub fn images(workspaces: &Arc<Workspaces>, folder: &Path, config: &Path) -> Result<Images> {
+    let registries = registries(config)?;
+    let store = Arc::new(ImageLayers(workspaces.clone()));
+    Images::open(folder, store, registries).elsewhere("cannot keep images")
+}
+
+/// The daemon that Docker's own command line would ask, if it is on this machine.
+fn docker_socket() -> Option<PathBuf> {
+    let host = std::env::var("DOCKER_HOST").ok()?;
+    host.strip_prefix("unix://").map(PathBuf::from)
+}
+
+/// How registries are reached: as the configuration file says, with the logins that Docker's own command
+/// line has made.
+fn registries(config: &Path) -> Result<Registries> {
+    let written = kiln_server::registries::read(config).map_err(Failure::yours)?;
     let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
     let credentials = match docker.or_else(home) {
         Some(folder) => Credentials::read(&folder).map_err(Failure::elsewhere)?,
         None => Credentials::default(),
     };
-    let registries = Registries { credentials, ..Registries::default() };
-    let store = Arc::new(ImageLayers(workspaces.clone()));
-    Images::open(folder, store, registries).elsewhere("cannot keep images")
+    Ok(Registries {
+        mirrors: written.mirrors.into_iter().collect(),
+        plain: written.plain,
+        docker_socket: docker_socket(),
+        image_bytes_max: written.image_max,
+        credentials,
+    })
 }
 
 /// Workspaces in `layers`, stacked in the best way that works there. Which way that is was found out

@@ -17,6 +17,8 @@ mod settle;
 use std::sync::Arc;
 
 use kiln_model::RunNumber;
+use kiln_model::policy::JobPolicy;
+use kiln_server::govern::Governor;
 use kiln_server::runs::Runs;
 use kiln_stdx::SystemClock;
 use kiln_store::{ProjectRow, RunRow, Store, StoreError};
@@ -29,6 +31,8 @@ pub use owner::{Owner, cancel_elsewhere};
 pub struct Local {
     pub data: Data,
     pub store: Store,
+    /// What jobs may have, unless the configuration file says otherwise.
+    pub policy: JobPolicy,
 }
 
 impl Local {
@@ -36,7 +40,7 @@ impl Local {
         data.make_local()?;
         let places = data.local();
         let store = Store::open(&places.data, None, false).await?;
-        Ok(Self { data, store })
+        Ok(Self { data, store, policy: JobPolicy::of_laptop() })
     }
 
     /// As [`Local::open`], for commands that look at what is there: runs whose process died are
@@ -58,7 +62,14 @@ impl Local {
     /// so it is made anew for every look.
     pub async fn runs(&self) -> Result<Runs> {
         let (store, places) = (self.store.clone(), self.data.local());
-        Ok(Runs::open(store, places, Arc::new(SystemClock)).await?)
+        let runs = Runs::open(store, places, Arc::new(SystemClock)).await?;
+        runs.govern(self.governor()?);
+        Ok(runs)
+    }
+
+    /// What jobs may have of this machine.
+    pub fn governor(&self) -> Result<Governor> {
+        Governor::read(self.policy.clone(), self.data.config()).map_err(Failure::yours)
     }
 
     /// As [`Local::runs`], with what is queued and held in every run that goes on: only then it can be

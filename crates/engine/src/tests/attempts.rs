@@ -35,7 +35,10 @@ fn the_life_of_an_attempt_step_by_step() {
     assert_eq!(story.apply(EventKind::Started { lease }), started);
     assert_eq!(story.apply(EventKind::StepStarted { lease, step: 0, log_from: 0 }), changed);
     let exit = Exit::SUCCESS;
-    assert_eq!(story.apply(EventKind::StepFinished { lease, step: 0, exit, log_to: 9 }), changed);
+    assert_eq!(
+        story.apply(EventKind::StepFinished { lease, step: 0, exit, log_to: 9, usage: None }),
+        changed
+    );
     let over = story.finish(0, Outcome::Success);
     let release = Action::Release(lease.attempt);
     assert_eq!(over, [Action::JobChanged(JobIndex(0)), Action::RunChanged, release]);
@@ -47,7 +50,13 @@ fn the_life_of_an_attempt_step_by_step() {
 fn what_is_told_twice_changes_nothing() {
     let mut story = story(vec![job("a", &[])]);
     let lease = story.lease(0);
-    let steps = |log_to| EventKind::StepFinished { lease, step: 0, exit: Exit::SUCCESS, log_to };
+    let steps = |log_to| EventKind::StepFinished {
+        lease,
+        step: 0,
+        exit: Exit::SUCCESS,
+        log_to,
+        usage: None,
+    };
     for kind in [
         leased(lease, None),
         EventKind::Started { lease },
@@ -107,7 +116,8 @@ fn what_comes_out_of_order_is_refused_in_words() {
     story.apply(EventKind::Started { lease });
     let beyond = EventKind::StepStarted { lease, step: 1, log_from: 0 };
     assert_eq!(story.refused(beyond), "7-0-1@1: there is no step 1; the job has 1");
-    let ended = EventKind::StepFinished { lease, step: 0, exit: Exit::SUCCESS, log_to: 0 };
+    let ended =
+        EventKind::StepFinished { lease, step: 0, exit: Exit::SUCCESS, log_to: 0, usage: None };
     assert_eq!(story.refused(ended), "7-0-1@1: step 1 has not started or ended otherwise");
     let unknown = LeaseId { attempt: attempt_id(4, 1), epoch: Epoch(1) };
     let words = "run 7 has no attempt 7-4-1";
@@ -123,7 +133,7 @@ fn a_success_has_no_step_that_failed() {
     let lease = story.start(0);
     story.apply(EventKind::StepStarted { lease, step: 0, log_from: 0 });
     let exit = Exit::Code { code: 1 };
-    story.apply(EventKind::StepFinished { lease, step: 0, exit, log_to: 0 });
+    story.apply(EventKind::StepFinished { lease, step: 0, exit, log_to: 0, usage: None });
     let words = "7-0-1@1 cannot be a success: a step of it has failed";
     assert_eq!(story.refused(finished(lease, Outcome::Success)), words);
 }

@@ -22,7 +22,7 @@ fn a_job_tells_what_it_went_through() {
     let lease = story.start(0);
     story.apply(EventKind::StepStarted { lease, step: 0, log_from: 0 });
     let exit_2 = Exit::Code { code: 2 };
-    story.apply(EventKind::StepFinished { lease, step: 0, exit: exit_2, log_to: 1 });
+    story.apply(EventKind::StepFinished { lease, step: 0, exit: exit_2, log_to: 1, usage: None });
     story.finish(0, exit(2));
     story.run_job(0, Outcome::Lost { message: "unplugged".to_owned() });
     assert_eq!(

@@ -115,7 +115,7 @@ fn fail_at(story: &mut Story, job: u32, step: u32, kept: &[u32]) {
     for at in story.attempt(job).first_step()..=step {
         story.apply(EventKind::StepStarted { lease, step: at, log_from: 0 });
         let exit = if at == step { Exit::Code { code: 1 } } else { Exit::SUCCESS };
-        story.apply(EventKind::StepFinished { lease, step: at, exit, log_to: 0 });
+        story.apply(EventKind::StepFinished { lease, step: at, exit, log_to: 0, usage: None });
     }
     let outcome = Outcome::StepFailed { step, exit: Exit::Code { code: 1 } };
     let EventKind::Finished { outputs, layer, artifacts, log_bytes, mut notes, .. } =
@@ -178,6 +178,15 @@ fn a_rerun_from_where_no_files_are_kept_is_refused_with_the_reason() {
     assert_eq!(words, "job `a` has 4 steps, so there is no step 5");
     let words = story.refused(from(2, 1, 1));
     assert!(words.ends_with("its manifest says `snapshots: off`"), "{words}");
+}
+
+#[test]
+fn where_no_files_can_be_kept_between_steps_that_is_the_reason() {
+    let (ssh, snapshots) = (Some("far".to_owned()), Some(Snapshots::Steps));
+    let mut story = story(vec![with_steps(Job { ssh, snapshots, ..job("a", &[]) }, 3)]);
+    fail_at(&mut story, 0, 1, &[]);
+    let why = story.run.begins_from(JobIndex(0), 1).unwrap_err();
+    assert!(why.ends_with("since its steps run on another machine"), "{why}");
 }
 
 #[test]

@@ -301,7 +301,10 @@ impl Work {
                         Next::StartStep(step + 1)
                     }
                 };
-                self.saying = Some((EventKind::StepFinished { lease, step, exit, log_to }, None));
+                self.saying = Some((
+                    EventKind::StepFinished { lease, step, exit, log_to, usage: None },
+                    None,
+                ));
             }
             Next::Step { .. } | Next::Over => {}
             Next::Finish(outcome) => {

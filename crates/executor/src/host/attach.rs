@@ -1,6 +1,7 @@
 //! After a crash of the owner: finding a session again, or what it left.
 //!
-//! A session keeps three files in its attempt's folder: `init.json` says which process it is,
+//! A session keeps some files in its attempt's folder: `init.json` says which process it is, `visit.sock`
+//! is where people come in (`guest`),
 //! `control.sock` is where a new owner comes in, and `results.json`, written only while there is no
 //! owner, is what remains when the session has given up waiting.
 
@@ -19,7 +20,11 @@ use crate::StepDone;
 
 pub(super) const INIT: &str = "init.json";
 pub(super) const SOCKET: &str = "control.sock";
+/// Where people come in.
+pub(super) const GUESTS: &str = "visit.sock";
 pub(super) const RESULTS: &str = "results.json";
+/// Where the folders of the sessions beside an attempt's own are: its services.
+pub const BESIDE: &str = "services";
 
 /// Which process an init is, so that another with its number is not taken for it.
 #[derive(Serialize, Deserialize)]
@@ -49,6 +54,11 @@ pub(super) fn living_init(attempt_dir: &Path) -> Option<InitFile> {
     (started_at(file.pid) == Some(file.started_at)).then_some(file)
 }
 
+/// The number of the init that the attempt's folder speaks of, if it still lives.
+pub(super) fn living_pid(attempt_dir: &Path) -> Option<i32> {
+    living_init(attempt_dir).map(|init| init.pid)
+}
+
 fn read_init(attempt_dir: &Path) -> Option<InitFile> {
     let text = std::fs::read(attempt_dir.join(INIT)).ok()?;
     serde_json::from_slice(&text).ok()
@@ -67,6 +77,8 @@ pub fn results_left(attempt_dir: &Path) -> Vec<StepDone> {
 /// attempt's folder, in its environment or as its working directory: another server on the machine
 /// may count the same numbers.
 pub fn reap(attempt: AttemptId, attempt_dir: &Path) -> usize {
+    let beside = std::fs::read_dir(attempt_dir.join(BESIDE)).into_iter().flatten().flatten();
+    let n_beside: usize = beside.map(|service| reap(attempt, &service.path())).sum();
     let init = read_init(attempt_dir);
     let ours = mount_namespace("self");
     let mark = Mark {
@@ -74,20 +86,22 @@ pub fn reap(attempt: AttemptId, attempt_dir: &Path) -> usize {
         folder: attempt_dir.as_os_str().as_bytes().to_vec(),
         namespace: init.as_ref().map(|init| init.mount_namespace).filter(|ns| Some(*ns) != ours),
     };
-    let living = living_init(attempt_dir).map(|init| init.pid);
+    let living = living_pid(attempt_dir);
     let mut n_killed = 0;
     // Twice: what was forked while the first round went by is found by the second.
     for _ in 0..2 {
         let found = pids().filter(|pid| living == Some(*pid) || mark.is_on(*pid));
         n_killed += found.filter(|pid| kill(*pid)).count();
     }
+    n_killed += super::cgroup::reap(attempt_dir);
     remove_traces(attempt_dir);
-    n_killed
+    n_killed + n_beside
 }
 
 /// Nobody will be found at this attempt any more.
 pub(super) fn remove_traces(attempt_dir: &Path) {
-    for name in [SOCKET, INIT] {
+    super::ssh::remove_traces(attempt_dir);
+    for name in [SOCKET, GUESTS, INIT] {
         let _ = std::fs::remove_file(attempt_dir.join(name));
     }
 }

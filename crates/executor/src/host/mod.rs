@@ -16,19 +16,28 @@
 //! - lifetime: init is the subreaper of its descendants, so that one that daemonises is found too.
 //!
 //! It does not isolate:
-//! - users, network, process ids, the other files of the machine, memory and CPU. Who does not trust
+//! - network, unless it is given one of its own (`network`);
+//! - users, process ids, the other files of the machine, memory and CPU. Who does not trust
 //!   a job uses an executor with containers.
 
 mod spawner;
 mod session;
 mod attach;
+mod guest;
 mod wire;
 mod init;
+mod network;
 mod container;
+mod cgroup;
+mod ssh;
+mod bound;
 mod probe;
 mod sys;
 
-pub use attach::{reap, results_left};
+pub use attach::{BESIDE, reap, results_left};
+pub use bound::try_limits;
+pub use guest::Guest;
+pub use init::keep_file;
 pub use probe::OverlayKind;
 pub use session::{HostExecutor, HostSession};
 pub use spawner::Spawner;

@@ -4,6 +4,7 @@
 //! steps. Asking never waits: what the socket does not take at once is kept and written by the task.
 //! So every method may be dropped half-way; the next one first cancels what was left running.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::ArtifactRule;
-use kiln_model::{AttemptId, Exit};
+use kiln_model::{AttemptId, Exit, Usage};
 use kiln_stdx::overlay::Mount;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::Signal;
@@ -31,7 +32,7 @@ use super::wire::{Ask, DESCRIPTORS_MAX, Inbox, Opening, Refusal, StreamKind, Tel
 use crate::contract::words;
 use crate::{
     Attached, Executor, LogPosition, OpenError, Session, SessionSpec, StepCommand, StepDone,
-    StepError, Streams,
+    StepError, Streams, Voice,
 };
 
 /// Runs steps on this machine. Cheap to clone.
@@ -108,7 +109,7 @@ impl Lines {
     }
 }
 
-fn is_nobody(cause: &io::Error) -> bool {
+pub(super) fn is_nobody(cause: &io::Error) -> bool {
     matches!(
         cause.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
@@ -174,16 +175,31 @@ pub struct HostSession {
     talk: Talk,
     /// A step was asked for whose result has not been taken.
     pending: bool,
+    /// The step that is pending goes on whatever else is asked.
+    serves: bool,
+    /// Its result, when it came while something else was awaited.
+    over: Option<Result<StepDone, StepError>>,
     /// A visit was asked for whose result has not been taken.
     visited: bool,
     closed: Option<Result<(), StepError>>,
+    usage: Option<Usage>,
     /// Waits for another job.
     resting: bool,
 }
 
 impl HostSession {
     fn over(talk: Talk, pending: bool) -> Self {
-        Self { talk, pending, visited: false, closed: None, resting: false }
+        let (serves, over) = (false, None);
+        Self {
+            talk,
+            pending,
+            serves,
+            over,
+            visited: false,
+            closed: None,
+            usage: None,
+            resting: false,
+        }
     }
 
     async fn hear_closed(&mut self) -> Result<(), StepError> {
@@ -218,12 +234,17 @@ impl HostSession {
             }
             std::future::pending::<()>().await;
         };
-        let heard = tokio::select! {
-            heard = self.talk.hear_step() => heard,
-            () = cancelled => unreachable!("it waits for ever"),
+        let heard = match self.over.take() {
+            Some(over) => Some(over),
+            None => tokio::select! {
+                heard = self.talk.hear_step() => heard,
+                () = cancelled => unreachable!("it waits for ever"),
+            },
         };
         self.pending = false;
-        heard.ok_or(StepError::Gone)?
+        let done = heard.ok_or(StepError::Gone)??;
+        self.usage.clone_from(&done.usage);
+        Ok(done)
     }
 
     /// Makes an end of a step whose caller went away.
@@ -231,7 +252,7 @@ impl HostSession {
         if self.closed.is_some() {
             return Err(StepError::Closed);
         }
-        if self.pending {
+        if self.pending && !self.serves {
             self.talk.link.ask(&Ask::Cancel);
             let heard = self.talk.hear_step().await;
             self.pending = false;
@@ -251,6 +272,7 @@ impl HostSession {
                     self.visited = false;
                     return Ok(over);
                 }
+                Some(Tell::StepOver(over)) => self.over = Some(over),
                 Some(_) => {}
                 None => return Err(StepError::Gone),
             }
@@ -268,6 +290,7 @@ impl Session for HostSession {
         if *cancel.borrow() {
             return Ok(Exit::Cancelled);
         }
+        self.usage = None;
         self.talk.link.ask(&Ask::Step(command));
         self.pending = true;
         self.result(cancel).await.map(|done| done.exit)
@@ -312,6 +335,42 @@ impl Session for HostSession {
             over = self.hear_visit() => over?,
             () = passed_on => unreachable!("it waits for ever"),
         }
+    }
+
+    async fn begin(&mut self, command: Option<StepCommand>) -> Result<(), StepError> {
+        if let Some(command) = command {
+            self.settle().await?;
+            self.talk.link.ask(&Ask::Step(command));
+            self.pending = true;
+        }
+        self.serves = true;
+        Ok(())
+    }
+
+    async fn listening(&mut self) -> Result<BTreeSet<u16>, StepError> {
+        self.settle().await?;
+        self.talk.link.ask(&Ask::Listening);
+        loop {
+            match self.talk.hear().await {
+                Some(Tell::Listening(ports)) => return ports,
+                Some(Tell::StepOver(over)) => self.over = Some(over),
+                Some(_) => {}
+                None => return Err(StepError::Gone),
+            }
+        }
+    }
+
+    fn voice(&self) -> Voice {
+        let link = Arc::downgrade(&self.talk.link);
+        Voice::new(move |line| {
+            if let Some(link) = link.upgrade() {
+                link.ask(&Ask::Say { line });
+            }
+        })
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.usage.clone()
     }
 
     fn log(&self) -> watch::Receiver<LogPosition> {
@@ -387,8 +446,8 @@ impl Session for HostSession {
 
 /// The line to an init, and the task that listens on it.
 #[derive(Debug)]
-struct Talk {
-    link: Arc<Link>,
+pub(super) struct Talk {
+    pub link: Arc<Link>,
     answers: mpsc::UnboundedReceiver<Tell>,
     position: Arc<watch::Sender<LogPosition>>,
     listener: JoinHandle<()>,
@@ -401,7 +460,7 @@ impl Drop for Talk {
 }
 
 impl Talk {
-    fn over(stream: StdUnixStream) -> Result<Self, OpenError> {
+    pub fn over(stream: StdUnixStream) -> Result<Self, OpenError> {
         let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
         let stream = stream.map_err(|cause| OpenError::Other(words(&cause)))?;
         let link = Arc::new(Link { stream, unsent: Mutex::default(), more: Notify::new() });
@@ -411,7 +470,7 @@ impl Talk {
         Ok(Self { link, answers, position, listener })
     }
 
-    async fn hear(&mut self) -> Option<Tell> {
+    pub async fn hear(&mut self) -> Option<Tell> {
         self.answers.recv().await
     }
 
@@ -436,7 +495,7 @@ impl Talk {
 
 /// The socket, for several who ask at once.
 #[derive(Debug)]
-struct Link {
+pub(super) struct Link {
     stream: UnixStream,
     /// What the socket did not take yet.
     unsent: Mutex<Vec<u8>>,
@@ -450,7 +509,7 @@ impl Link {
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
     }
 
-    fn ask(&self, ask: &Ask) {
+    pub fn ask(&self, ask: &Ask) {
         self.send(&encode(ask));
     }
 
@@ -468,7 +527,7 @@ impl Link {
     }
 
     /// Sends a frame with descriptors attached to its first byte, after all that was asked before.
-    async fn send_with(&self, frame: &[u8], lent: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub async fn send_with(&self, frame: &[u8], lent: &[BorrowedFd<'_>]) -> io::Result<()> {
         loop {
             self.stream.writable().await?;
             let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);

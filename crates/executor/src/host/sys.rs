@@ -5,10 +5,13 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
+use super::bound::Taken;
 use super::container::{Identity, Powers};
 
 pub(super) enum Forked {
@@ -78,6 +81,46 @@ pub(super) fn ignore_children() {
 pub(super) fn heed_children() {
     // SAFETY: as above.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// What a process, with its own children that it has waited for, has used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Used {
+    pub user_us: u64,
+    pub system_us: u64,
+    /// The most memory of one process.
+    pub process_bytes: u64,
+}
+
+/// A child that is no more.
+pub(super) struct Ended {
+    pub pid: Pid,
+    pub status: ExitStatus,
+    pub used: Used,
+}
+
+/// The next child that has ended; `None` when none has. An error: there is no child.
+pub(super) fn next_ended() -> io::Result<Option<Ended>> {
+    let mut status = 0;
+    // SAFETY: the kernel writes the number and the account, which are ours; all zeros is a valid account.
+    let (pid, account) = unsafe {
+        let mut account: libc::rusage = std::mem::zeroed();
+        (libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut account), account)
+    };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let micros = |time: libc::timeval| {
+        let (s, us) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_usec));
+        s.unwrap_or_default() * 1_000_000 + us.unwrap_or_default()
+    };
+    let used = Used {
+        user_us: micros(account.ru_utime),
+        system_us: micros(account.ru_stime),
+        // In kilobytes of 1024.
+        process_bytes: u64::try_from(account.ru_maxrss).unwrap_or_default() << 10,
+    };
+    Ok(Pid::from_raw(pid).map(|pid| Ended { pid, status: ExitStatus::from_raw(status), used }))
 }
 
 /// Blocks every signal and gives a descriptor that is readable when a child has changed.
@@ -159,6 +202,7 @@ pub(super) struct Launch<'a> {
     pub envp: &'a [*const libc::c_char],
     pub directory: RawFd,
     pub streams: StepStreams,
+    pub bounds: &'a Taken,
     /// Where it runs and as whom, when that is not here and as ourselves.
     pub entry: Option<Entry<'a>>,
 }
@@ -179,11 +223,8 @@ impl Entry<'_> {
     ///
     /// The caller is a child that will become another program.
     unsafe fn enter(&self) -> bool {
-        const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS
-            | libc::CLONE_NEWNET
-            | libc::CLONE_NEWCGROUP;
+        const NAMESPACES: libc::c_int =
+            libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
         // SAFETY: as the caller says.
         unsafe { libc::setns(self.stage, NAMESPACES) == 0 }
     }
@@ -264,6 +305,29 @@ pub(super) fn launch(launch: &Launch<'_>) -> Result<Pid, NotLaunched> {
     }
 }
 
+/// Between vfork and exec: system calls only.
+///
+/// # Safety
+///
+/// The caller is a child that will become another program.
+unsafe fn take_bounds(bounds: &Taken) -> bool {
+    // SAFETY: pointers to memory that lives until exec.
+    unsafe {
+        let entered =
+            bounds.doors.iter().all(|door| libc::write(*door, c"0".as_ptr().cast(), 1) == 1);
+        let held = bounds.resources.iter().all(|(resource, value)| {
+            let limit = libc::rlimit64 { rlim_cur: *value, rlim_max: *value };
+            let (none, resource) = (std::ptr::null_mut::<libc::rlimit64>(), *resource);
+            libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, none) == 0
+        });
+        // Where it runs is not worth failing for.
+        if let Some(cpus) = &bounds.cpus {
+            let _ = rustix::thread::sched_setaffinity(None, cpus);
+        }
+        entered && held
+    }
+}
+
 extern "C" fn launched(shared: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `launch` passes a `Shared` that lives until this process has ended or become another.
     // Only system calls are made; `argv`, `envp` and the candidates end with null pointers and point
@@ -273,6 +337,7 @@ extern "C" fn launched(shared: *mut libc::c_void) -> libc::c_int {
         let launch = shared.launch;
         let StepStreams { stdin, stdout, stderr, terminal } = launch.streams;
         let apart = if terminal { libc::setsid() != -1 } else { libc::setpgid(0, 0) == 0 };
+        let apart = apart && take_bounds(launch.bounds);
         // Before it is anywhere: the folder is inside.
         let inside = launch.entry.is_none_or(|entry| entry.enter());
         let prepared = apart

@@ -3,20 +3,22 @@
 //! The socket is the only way of a session's secrets: they are never in an argument, in an
 //! environment of kiln's own processes, or on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_model::artifact::Artifact;
-use kiln_model::plan::ArtifactRule;
+use kiln_model::plan::{ArtifactRule, Limits};
 use kiln_model::{AttemptId, Exit};
 use kiln_stdx::overlay::Mount;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::probe::OverlayKind;
-use crate::{Container, SessionSpec, StepCommand, StepDone, StepError};
+use crate::{
+    Container, Remote, Sandbox, SessionNetwork, SessionSpec, StepCommand, StepDone, StepError,
+};
 
 /// Larger ones are a bug or an attack: an environment may have megabytes, not more.
 pub(super) const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -41,12 +43,26 @@ pub(super) enum Ask {
         command: StepCommand,
         on: StreamKind,
     },
+    /// From a guest: a command beside the steps, or a shell. Its streams come as with `Visit`.
+    Join {
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        /// What a shell's prompt says of the place.
+        label: String,
+        on: StreamKind,
+    },
     /// For the visit that runs.
     Signal {
         number: i32,
     },
     /// The last [`Tell::Log`] has been heard.
     Seen,
+    /// A line of kiln's own for the log.
+    Say {
+        line: String,
+    },
+    /// On which TCP ports does anything listen?
+    Listening,
     Collect {
         rules: Vec<ArtifactRule>,
         #[serde(with = "kiln_stdx::path")]
@@ -71,6 +87,7 @@ pub(super) enum Tell {
     Collected(Result<Vec<Artifact>, StepError>),
     Remounted(Result<bool, StepError>),
     VisitOver(Result<Exit, StepError>),
+    Listening(Result<BTreeSet<u16>, StepError>),
     Closed(Result<(), StepError>),
     Resting,
 }
@@ -109,10 +126,13 @@ pub(super) struct Opening {
     pub attempt_dir: PathBuf,
     pub mount: Option<Mount>,
     pub further: Vec<Mount>,
+    #[serde(default, with = "kiln_stdx::path::list")]
+    pub read_only: Vec<PathBuf>,
     pub preface: Vec<String>,
     #[serde(with = "kiln_stdx::path")]
     pub directory: PathBuf,
     pub container: Option<Container>,
+    pub network: SessionNetwork,
     pub env: BTreeMap<String, String>,
     pub masked: Vec<String>,
     #[serde(with = "kiln_stdx::path")]
@@ -120,6 +140,10 @@ pub(super) struct Opening {
     pub log_bytes_max: u64,
     pub grace: Duration,
     pub orphan_for: Duration,
+    pub limits: Limits,
+    #[serde(default)]
+    pub remote: Option<Remote>,
+    pub sandbox: Option<Sandbox>,
 }
 
 impl From<SessionSpec> for Opening {
@@ -129,15 +153,20 @@ impl From<SessionSpec> for Opening {
             attempt_dir: spec.attempt_dir,
             mount: spec.mount,
             further: spec.further,
+            read_only: spec.read_only,
             preface: spec.preface,
             directory: spec.directory,
             container: spec.container,
+            network: spec.network,
             env: spec.env,
             masked: spec.masked.iter().map(|secret| secret.expose().clone()).collect(),
             log: spec.log,
             log_bytes_max: spec.log_bytes_max,
             grace: spec.grace,
             orphan_for: spec.orphan_for,
+            limits: spec.limits,
+            remote: spec.remote,
+            sandbox: spec.sandbox,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use kiln_executor::{Executor, Session, SessionSpec, StepCommand, StepError};
+use kiln_model::plan::Limits;
 use kiln_model::{AttemptId, Exit, JobIndex, RunId};
 use kiln_stdx::Secret;
 use kiln_stdx::clock::Stopwatch;
@@ -80,7 +81,9 @@ pub fn spec_in(folder: &Path) -> SessionSpec {
         attempt_dir: folder.join("attempt"),
         mount: None,
         container: None,
+        network: kiln_executor::SessionNetwork::default(),
         further: Vec::new(),
+        read_only: Vec::new(),
         preface: Vec::new(),
         directory: folder.join("work"),
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
@@ -89,6 +92,9 @@ pub fn spec_in(folder: &Path) -> SessionSpec {
         log_bytes_max: u64::MAX,
         grace: Duration::from_secs(10),
         orphan_for: Duration::ZERO,
+        remote: None,
+        limits: Limits::default(),
+        sandbox: None,
     }
 }
 

@@ -340,8 +340,10 @@ async fn an_orphan_finishes_its_step_and_is_found_again(bench: Bench<HostExecuto
 
     let found = bench.executor.attach(&bench.path("attempt")).await.unwrap();
     let mut found = found.expect("the session waits");
-    let one = StepDone { counter: 0, exit: Exit::SUCCESS, log_to: 4 };
-    assert_eq!((found.steps_done, found.running), (vec![one], Some(1)));
+    let told = |done: &StepDone| (done.counter, done.exit.clone(), done.log_to);
+    let before: Vec<_> = found.steps_done.iter().map(told).collect();
+    assert_eq!((before, found.running), (vec![(0, Exit::SUCCESS, 4)], Some(1)));
+    assert!(found.steps_done[0].usage.is_some());
     assert!(lives(&pid));
     // Its new owner goes as well, and the step ends while there is none.
     drop(found.session);
@@ -353,7 +355,8 @@ async fn an_orphan_finishes_its_step_and_is_found_again(bench: Bench<HostExecuto
         Some(_) => found.session.resume(never).await.unwrap().expect("it ran"),
         None => found.steps_done.pop().expect("it ended"),
     };
-    assert_eq!(two, StepDone { counter: 1, exit: code(7), log_to: 14 });
+    assert_eq!(told(&two), (1, code(7), 14));
+    assert!(two.usage.is_some());
     assert_eq!(step(&mut found.session, sh("echo four")).await, Ok(Exit::SUCCESS));
     found.session.close().await.unwrap();
     assert_eq!(text(&bench.log()), "one\ntwo\nthree\nfour\n");

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use kiln_executor::{Executor, HostExecutor, Session};
+use kiln_executor::{Executor, HostExecutor, Sandbox, Session};
 use kiln_model::Exit;
 use kiln_stdx::overlay::Mount;
 
 use crate::bench::{Bench, Case, sh, step, text};
 use crate::cases;
+use crate::container::{contained, image};
 use crate::host::{is_root, on, overlay};
+use crate::within::sandbox;
 
 pub fn cases() -> Vec<Case<HostExecutor>> {
     cases![
         what_was_written_lies_below_the_new_top,
+        containers_and_sandboxes_get_a_new_top_too,
         what_a_step_left_running_keeps_its_workspace,
         a_mount_that_a_step_made_keeps_the_workspace,
         a_workspace_that_was_taken_away_is_left_alone,
@@ -63,6 +66,34 @@ async fn what_was_written_lies_below_the_new_top(bench: Bench<HostExecutor>) {
     assert_eq!(names(&bench, "upper.1"), ["one", "sub"]);
     assert_eq!(names(&bench, "upper.2"), ["one"]);
     assert_eq!(names(&bench, "at"), Vec::<String>::new());
+}
+
+async fn containers_and_sandboxes_get_a_new_top_too(bench: Bench<HostExecutor>) {
+    let users = [false, true].into_iter().filter(|user| *user || is_root());
+    for (user, boxed) in users.flat_map(|user| [(user, false), (user, true)]) {
+        let bench = Bench::new(bench.executor.clone());
+        let Some(mut spec) = contained(&bench, image(&bench), user).await else { return };
+        let first = spec.mount.clone().unwrap();
+        if boxed {
+            spec.container = None;
+            let sandbox = sandbox(bench.folder.path(), user);
+            spec.sandbox = Some(Sandbox { binds: Vec::new(), ..sandbox });
+        }
+        let mut session = bench.executor.open(spec).await.unwrap();
+        assert_eq!(step(&mut session, sh("echo 1 > one; echo 1 >> file")).await, Ok(Exit::SUCCESS));
+        let second = new_top(&bench, &first, 1);
+        assert_eq!(session.remount(Some(second.clone())).await, Ok(true), "{user} {boxed}");
+        let script = "cat file; ls; cd sub; cat ../one; echo 2 > ../one; sleep 1000 &";
+        assert_eq!(step(&mut session, sh(script)).await, Ok(Exit::SUCCESS));
+        // What runs keeps it, and it stays where it is.
+        assert_eq!(session.remount(Some(new_top(&bench, &second, 2))).await, Ok(false));
+        assert_eq!(step(&mut session, sh("cat one")).await, Ok(Exit::SUCCESS));
+        session.close().await.unwrap();
+        assert_eq!(text(&bench.log()), "lower\n1\nfile\none\nsub\n1\n2\n", "{user} {boxed}");
+        assert_eq!(std::fs::read_to_string(bench.path("upper/one")).unwrap(), "1\n");
+        assert_eq!(names(&bench, "upper.1"), ["one"]);
+        assert_eq!(names(&bench, "at"), Vec::<String>::new());
+    }
 }
 
 async fn what_a_step_left_running_keeps_its_workspace(bench: Bench<HostExecutor>) {

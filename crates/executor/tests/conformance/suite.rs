@@ -59,7 +59,7 @@ pub fn cases<E: Executor>() -> Vec<Case<E>> {
 async fn the_environment_is_exact<E: Executor>(bench: Bench<E>) {
     let mut session = bench
         .open_with(|spec| {
-            spec.env = [("A", "1"), ("PATH", "/usr/bin"), ("Z", "a\nb = $c")]
+            spec.env = [("A", "1"), ("HOME", "/h"), ("PATH", "/usr/bin"), ("Z", "a\nb = $c")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into();
         })
@@ -70,7 +70,7 @@ async fn the_environment_is_exact<E: Executor>(bench: Bench<E>) {
     let log = text(&bench.log());
     let mut pairs: Vec<&str> = log.split_terminator('\0').collect();
     pairs.sort_unstable();
-    assert_eq!(pairs, ["A=step", "EMPTY=", "PATH=/usr/bin", "Z=a\nb = $c"]);
+    assert_eq!(pairs, ["A=step", "EMPTY=", "HOME=/h", "PATH=/usr/bin", "Z=a\nb = $c"]);
     session.close().await.unwrap();
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use kiln_executor::{Executor, Session, StepCommand, StepError, Streams};
+use kiln_executor::{Executor, Session, SessionSpec, StepCommand, StepError, Streams};
 use kiln_model::Exit;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -72,14 +72,16 @@ async fn visit(session: &mut impl Session, command: StepCommand, input: Vec<u8>)
 
 async fn a_visitor_sees_what_a_step_sees<E: Executor>(bench: Bench<E>) {
     std::fs::create_dir(bench.path("work/sub")).unwrap();
-    let mut session = bench.open().await;
+    // A container has a home also when it is not told of one.
+    let home = |spec: &mut SessionSpec| drop(spec.env.insert("HOME".into(), "/home".into()));
+    let mut session = bench.open_with(home).await;
     assert_eq!(step(&mut session, sh("echo left > sub/file")).await, Ok(Exit::SUCCESS));
     let mut command = sh("cat file; umask; env | grep -c . ; echo $MARK");
     command.directory = Some("sub".to_owned());
     command.env = [("MARK".to_owned(), "x y".to_owned())].into();
     let said = visit(&mut session, command, Vec::new()).await;
-    // PATH and MARK, and PWD, which the shell sets.
-    assert_eq!(text(&said.out), "left\n0022\n3\nx y\n");
+    // PATH, HOME and MARK, and PWD, which the shell sets.
+    assert_eq!(text(&said.out), "left\n0022\n4\nx y\n");
     assert_eq!(said.exit, Ok(Exit::SUCCESS));
     let script = "grep -E '^Sig(Blk|Ign):' /proc/self/status; \
                   for fd in /proc/$$/fd/*; do [ -e $fd ] && echo ${fd##*/}; done";
@@ -218,6 +220,8 @@ async fn signals_are_passed_on<E: Executor>(bench: Bench<E>) {
     let person = tokio::task::spawn_blocking(move || {
         until_said(&mut out, "ready");
         sender.send(Signal::INT.as_raw()).unwrap();
+        // `tail` ends by itself when nobody reads.
+        out
     });
     // A shell that is about to start something defers an interrupt until that has ended, so what says
     // that it is ready is what waits.

@@ -55,6 +55,39 @@ fn a_commit_outlives_a_force_push_and_garbage_collection() {
     assert_eq!(refs, "refs/heads/other");
 }
 
+/// Each push leaves a small pack. One branch is pushed over by force, so that nothing reaches its old
+/// commit any more.
+#[test]
+fn many_small_packs_are_joined_and_every_commit_stays() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    let mirror = mirror_of(&source, &place);
+    let mut commits = Vec::new();
+    for n in 0..60 {
+        source.write("file", &format!("{n}"));
+        commits.push(source.commit(&format!("number {n}")));
+        mirror.fetch().unwrap();
+        if n == 30 {
+            source.git(&["reset", "--quiet", "--hard", "HEAD~3"]);
+        }
+    }
+    std::fs::remove_dir_all(source.path().join(".git/objects")).unwrap();
+    let n_packs = || {
+        let names = std::fs::read_dir(mirror.at.join("objects/pack")).unwrap();
+        names.filter(|name| name.as_ref().unwrap().path().extension().unwrap() == "pack").count()
+    };
+    mirror.tidy().unwrap();
+    assert!(n_packs() <= 50, "{}", n_packs());
+    // By the process that was reading before, and by a new one.
+    for _ in 0..2 {
+        for (n, commit) in commits.iter().enumerate() {
+            let file = mirror.file(commit, "file", 100);
+            let file = file.unwrap_or_else(|error| panic!("number {n}: {error}"));
+            assert_eq!(file.as_deref(), Some(n.to_string().as_bytes()), "number {n}");
+        }
+        mirror.rest();
+    }
+}
+
 #[test]
 fn refs_are_listed_with_annotated_tags_peeled() {
     let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
@@ -324,4 +357,23 @@ fn serve(base: &std::path::Path) -> String {
         }
     });
     url
+}
+
+#[test]
+fn a_mirror_of_which_a_part_is_gone_is_made_again() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    let commit = source.commit("one");
+    for part in ["refs", "HEAD", "kiln-location", "objects/info/alternates", ""] {
+        let mirror = mirror_of(&source, &place);
+        assert!(mirror.is_whole(), "{part}");
+        let at = mirror.at.join(part);
+        let gone = if at.is_dir() { std::fs::remove_dir_all(at) } else { std::fs::remove_file(at) };
+        gone.unwrap();
+        assert!(!mirror.is_whole(), "{part}");
+        mirror.rest();
+        let again = mirror_of(&source, &place);
+        assert_eq!(again.commit(&commit).unwrap().commit, commit, "{part}");
+        again.fetch().unwrap();
+        assert_eq!(git_in(&again.at, &["rev-parse", "main"]), commit);
+    }
 }

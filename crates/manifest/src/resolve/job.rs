@@ -3,10 +3,13 @@
 use kiln_model::JobName;
 use kiln_model::limit::{COMMAND_BYTES_MAX, JOB_STEPS_MAX, JOB_TIMEOUT};
 use kiln_model::pattern::Glob;
-use kiln_model::plan::{ArtifactRule, Command, Job, Lock, Retry, Service, Step, View};
+use kiln_model::plan::{
+    ArtifactRule, Command, ExecutorKind, Job, Lock, Retry, Service, Step, View,
+};
 
 use super::cache;
 use super::scope::{JobNames, Known};
+use super::surroundings;
 use super::template::Filler;
 use crate::complaint::Complaints;
 use crate::expand::matrix::Instance;
@@ -30,6 +33,7 @@ pub fn job(
     env.extend(filler.fill_pairs(&job.env, complaints));
     let (attempts, on) = job.retry.clone().unwrap_or((1, Vec::new()));
     let values = |texts: &[Text]| texts.iter().map(|text| text.value.clone()).collect();
+    let around = surroundings::of(job, &filler, complaints);
     Job {
         name: instance.name.clone(),
         group: JobName::new(job.name.value.as_str()).unwrap_or_else(|_| instance.name.clone()),
@@ -38,8 +42,16 @@ pub fn job(
         condition: None,
         always: job.always,
         allow_failure: job.allow_failure,
-        image: job.image.as_ref().map(|image| word(image, "an image", &filler, complaints)),
-        ssh: job.ssh.as_ref().map(|host| word(host, "a host", &filler, complaints)),
+        executor: around.executor,
+        image: around.image,
+        pull: around.pull,
+        user: around.user,
+        network: around.network,
+        limits: around.limits,
+        sandbox: around.sandbox,
+        privileged: around.privileged,
+        volumes: around.volumes,
+        ssh: job.ssh.as_ref().map(|text| host(text, &filler, complaints)),
         labels: job.labels.iter().map(|l| word(l, "a label", &filler, complaints)).collect(),
         env,
         steps: steps(job, &filler, complaints),
@@ -49,7 +61,7 @@ pub fn job(
         secrets: unique(values(&job.secrets)),
         lock: job.lock.as_ref().map(|written| lock(written, job, &filler, complaints)),
         outputs: values(&job.outputs),
-        inputs: globs(&job.inputs, complaints),
+        inputs: job.inputs.iter().map(|text| input(text, &filler, complaints)).collect(),
         cache: cache::rules(&job.cache, &filler, complaints),
         cache_key: job.cache_key.as_ref().map(|key| filler.fill(key, complaints)),
         workspace: View::All,
@@ -60,17 +72,18 @@ pub fn job(
     }
 }
 
-/// Keys that the plan keeps and that this version does not act on: some do no harm, with others the
-/// job cannot run.
+/// Keys that the plan keeps and that have no effect, or not with others.
 fn ineffective(job: &written::Job, complaints: &mut Complaints) {
-    let service = job.services.first().map(|service| service.name.span.clone());
-    let unable = [("ssh", job.ssh.as_ref().map(|host| host.span.clone())), ("services", service)];
-    for (key, span) in unable {
-        if let Some(span) = span {
-            let message =
-                format!("a job with `{key}` fails in this version, which cannot run it yet");
-            complaints.warning(span, message, "");
-        }
+    if let (Some(_), Some(service)) = (&job.ssh, job.services.first()) {
+        let message = "a job with `ssh` runs on another machine: it has no `services`";
+        complaints.error(service.name.span.clone(), message, "remove `services`, or `ssh`");
+    }
+    let docker = job.surroundings.executor.as_ref();
+    if let Some(at) = docker.filter(|at| at.value == ExecutorKind::Docker) {
+        let message =
+            "a job with `executor: docker` fails in this version, which cannot run it yet";
+        let help = "`executor: oci` runs the same image, without Docker";
+        complaints.warning(at.span.clone(), message, help);
     }
     if job.approve.is_some() {
         let message =
@@ -191,6 +204,7 @@ fn services(
             image: word(&service.image, "an image", filler, complaints),
             env: filler.fill_pairs(&service.env, complaints),
             ready: service.ready.as_ref().map(|ready| filler.fill(ready, complaints)),
+            ready_timeout: service.ready_timeout,
             command,
         };
         services.insert(service.name.value.clone(), made);
@@ -199,7 +213,7 @@ fn services(
 }
 
 /// A text that becomes one argument of another program: no spaces, and not like an option.
-fn word(text: &Text, what: &str, filler: &Filler, complaints: &mut Complaints) -> String {
+pub fn word(text: &Text, what: &str, filler: &Filler, complaints: &mut Complaints) -> String {
     let n_before = complaints.len();
     let filled = filler.fill(text, complaints);
     // What was said of it before needs no repetition.
@@ -214,6 +228,18 @@ fn word(text: &Text, what: &str, filler: &Filler, complaints: &mut Complaints) -
         None => return filled,
     };
     complaints.error(text.span.clone(), message, "");
+    filled
+}
+
+/// Where `ssh` goes. Its configuration may put the name into a command line.
+fn host(text: &Text, filler: &Filler, complaints: &mut Complaints) -> String {
+    let n_before = complaints.len();
+    let filled = word(text, "a host", filler, complaints);
+    let odd = filled.chars().find(|c| !(c.is_ascii_alphanumeric() || "@.:_%+[]/-".contains(*c)));
+    if let (Some(odd), true) = (odd, complaints.len() == n_before) {
+        let message = format!("a host cannot have {odd:?}: `{}`", first_line(&filled, 40));
+        complaints.error(text.span.clone(), message, "as in `ssh: deploy@example.org`");
+    }
     filled
 }
 
@@ -247,12 +273,16 @@ fn check_glob(text: &Text, pattern: &str, complaints: &mut Complaints) {
     }
 }
 
-fn globs(texts: &[Text], complaints: &mut Complaints) -> Vec<String> {
+/// A pattern of files that the job reads; a leading `!` excludes.
+fn input(text: &Text, filler: &Filler, complaints: &mut Complaints) -> String {
+    let filled = filler.fill(text, complaints);
     // An empty pattern has not the shape of one, and that was said.
-    for text in texts.iter().filter(|text| !text.value.is_empty()) {
-        check_glob(text, text.value.strip_prefix('!').unwrap_or(&text.value), complaints);
+    if !text.value.is_empty() {
+        let pattern = filled.strip_prefix('!').unwrap_or(&filled);
+        check_inside(text, pattern, complaints);
+        check_glob(text, pattern, complaints);
     }
-    texts.iter().map(|text| text.value.clone()).collect()
+    filled
 }
 
 fn unique(mut texts: Vec<String>) -> Vec<String> {

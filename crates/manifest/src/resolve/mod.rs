@@ -11,6 +11,7 @@ mod job;
 mod name;
 mod need;
 mod scope;
+mod surroundings;
 mod template;
 mod trigger;
 
@@ -131,9 +132,11 @@ fn weight(job: &Job) -> usize {
         let key = cache.key.as_ref().map_or(0, |key| key.value.len());
         cache.path.value.len() + key + EACH
     });
+    let volumes = job.surroundings.volumes.iter().map(|volume| volume.value.len() + EACH);
     EACH + pairs(&job.env)
         + steps.sum::<usize>()
         + caches.sum::<usize>()
+        + volumes.sum::<usize>()
         + job.cache_key.as_ref().map_or(0, |key| key.value.len())
         + (job.needs.len() + job.artifacts.len()) * EACH
 }

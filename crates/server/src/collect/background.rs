@@ -1,6 +1,7 @@
 //! When a server collects: a little after runs end, and now and then.
 //!
-//! Asleep in between: a run that ends wakes it, and a clock that ticks a few times a day does.
+//! Asleep in between: a run that ends wakes it, a result that finds no room on the disk, and a clock that
+//! ticks a few times a day.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,6 +65,12 @@ impl Background {
             let wait = pack_again.unwrap_or(AT_LATEST).min(AT_LATEST);
             tokio::select! {
                 () = self.run_over(&app) => tokio::time::sleep(AFTER).await,
+                () = app.runs.disk_filled() => {
+                    // At once, unless that has just been tried.
+                    let since = last.map(|last| clock.monotonic().saturating_sub(last));
+                    let since = since.unwrap_or(AFTER);
+                    tokio::time::sleep(AFTER.saturating_sub(since)).await;
+                }
                 () = tokio::time::sleep(wait) => {}
             }
         }

@@ -1,4 +1,5 @@
-//! When the disk is nearly full: layers, caches and sources go before their time, the oldest first.
+//! When the disk is nearly full: layers, caches, images and sources go before their time, the oldest
+//! first.
 //!
 //! Runs, logs and artifacts stay: nobody can make those again.
 
@@ -21,6 +22,7 @@ enum Thing {
     Run(kiln_model::RunId),
     Source(String),
     Cache(String),
+    Image(String),
 }
 
 /// A file system, in bytes: what may still be written, and all there is.
@@ -56,6 +58,9 @@ impl Pass<'_> {
         if !is_over(limit.above) {
             return;
         }
+        // First what nobody has any use for.
+        let (derived_before, damaged_before) = (Some(self.now), Some(self.now));
+        self.take(Unwanted { derived_before, damaged_before, ..Unwanted::default() }).await;
         let Some(mut things) = self.oldest_first().await else { return };
         let is_young = |used_at: Timestamp| self.now.since(used_at) < YOUNG_FOR;
         let n_old = things.iter().take_while(|(used_at, _)| !is_young(*used_at)).count();
@@ -69,11 +74,12 @@ impl Pass<'_> {
             }
             let rest = things.split_off(things.len().min(AT_ONCE));
             let mut unwanted = Unwanted { derived_before: Some(self.now), ..Unwanted::default() };
-            for (_, thing) in std::mem::replace(&mut things, rest) {
+            for (used_at, thing) in std::mem::replace(&mut things, rest) {
                 match thing {
                     Thing::Run(run) => drop(unwanted.runs.insert(run)),
                     Thing::Source(tree) => drop(unwanted.trees.insert(tree)),
                     Thing::Cache(name) => drop(unwanted.caches.insert(name)),
+                    Thing::Image(name) => drop(unwanted.images.insert(name, used_at)),
                 }
             }
             self.take(unwanted).await;
@@ -95,10 +101,10 @@ impl Pass<'_> {
         let layers = self.collector.layers.clone();
         let listed = self
             .blocking("cannot list the layers", move || {
-                Ok((layers.runs()?, layers.sources()?, layers.caches()?))
+                Ok((layers.runs()?, layers.sources()?, layers.caches()?, layers.images()?))
             })
             .await;
-        let (runs, sources, caches) = listed?;
+        let (runs, sources, caches, images) = listed?;
         let mut all: Vec<(Timestamp, Thing)> = Vec::new();
         all.extend(runs.into_iter().map(|Kept { what, used_at }| (used_at, Thing::Run(what))));
         all.extend(
@@ -106,6 +112,9 @@ impl Pass<'_> {
         );
         all.extend(
             caches.into_iter().map(|Kept { what, used_at }| (used_at, Thing::Cache(what.name))),
+        );
+        all.extend(
+            images.into_iter().map(|Kept { what, used_at }| (used_at, Thing::Image(what.name))),
         );
         all.sort_by_key(|(used_at, _)| *used_at);
         Some(all)

@@ -107,6 +107,28 @@ impl Pass<'_> {
         self.take(Unwanted { caches: unwanted, ..Unwanted::default() }).await;
     }
 
+    /// Layers of images, which are of no project: by last use and size.
+    pub(super) async fn images(&mut self) {
+        let layers = self.collector.layers.clone();
+        let listed = self.blocking("cannot list the images", move || layers.images()).await;
+        let Some(mut images) = listed else { return };
+        images.sort_by_key(|image| std::cmp::Reverse(image.used_at));
+        let rule = self.policy.images();
+        let mut n_bytes = 0;
+        let mut unwanted = BTreeMap::new();
+        for Kept { what: layer, used_at } in images {
+            let too_old = rule.within.is_some_and(|within| self.now.since(used_at) > within);
+            let too_many = rule.at_most == Some(0)
+                || rule.bytes.is_some_and(|most| n_bytes + layer.n_bytes > most);
+            if too_old || too_many {
+                unwanted.insert(layer.name, used_at);
+            } else {
+                n_bytes += layer.n_bytes;
+            }
+        }
+        self.take(Unwanted { images: unwanted, ..Unwanted::default() }).await;
+    }
+
     pub(super) async fn rest_of_layers(&mut self) {
         let before = |span: Duration| {
             let ms = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
@@ -135,7 +157,11 @@ impl Pass<'_> {
             // A run's layers count as one, however many jobs it had.
             let n = match run {
                 Some(run) => u64::from(counted.insert((kind, run))),
-                None => u64::from(kind != LayerKind::Sources || n_bytes > 0),
+                // Files beside a folder are no thing of their own.
+                None => match kind {
+                    LayerKind::Sources | LayerKind::Images => u64::from(n_bytes > 0),
+                    _ => 1,
+                },
             };
             self.tally.add(kind.as_str(), project, n, n_bytes);
         }
@@ -143,7 +169,7 @@ impl Pass<'_> {
     }
 }
 
-async fn take(
+pub(super) async fn take(
     collector: &Collector,
     unwanted: Unwanted,
     dry: bool,

@@ -1,7 +1,7 @@
 //! Collecting what is no longer wanted: runs, logs, artifacts, layers, caches and what crashes leave.
 //!
 //! ```text
-//! what needs no row      layers by age and number ─▶ sources ─▶ caches ─▶ by share of the disk
+//! what needs no row      layers by age and number ─▶ sources ─▶ caches, images ─▶ by share of the disk
 //! rows, then files       artifacts ─▶ logs ─▶ runs
 //! files without rows     logs, objects, mirrors and left-overs that nobody names
 //! ```
@@ -17,7 +17,7 @@
 //! Elsewhere: when it is done (`background`); taking layers away (`agent`, by way of
 //! [`kiln_api::layers`]).
 
-mod policy;
+pub(crate) mod policy;
 mod tally;
 mod layers;
 mod rows;
@@ -25,6 +25,7 @@ mod sweep;
 mod disk;
 mod usage;
 mod pack;
+mod verify;
 mod reserve;
 mod background;
 
@@ -32,7 +33,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kiln_api::layers::{Held, Layers};
-use kiln_api::user::GcReport;
+use kiln_api::user::{AskGc, GcReport};
 use kiln_model::RunId;
 use kiln_model::layer::Source;
 use kiln_stdx::{Clock, Timestamp};
@@ -42,7 +43,7 @@ use kiln_store::{ProjectRow, RunRow, Store, StoreError};
 
 pub use background::Background;
 pub use policy::{Policy, PolicyError};
-pub use reserve::spend_if_full as make_room;
+pub use reserve::{make as keep_room, spend_if_full as make_room};
 
 use crate::runs::{Places, Runs};
 use tally::Tally;
@@ -124,6 +125,21 @@ impl Collector {
         pass.tally.report(dry)
     }
 
+    /// A pass as somebody asked for it.
+    pub async fn answer(&self, policy: &Policy, ask: &AskGc) -> GcReport {
+        let verified = match ask.verify && !ask.dry_run {
+            true => Some(self.verify().await),
+            false => None,
+        };
+        let mut report = self.collect(policy, ask.dry_run, Depth::Sweep).await;
+        match verified {
+            Some(Ok(verified)) => report.verified = Some(verified),
+            Some(Err(error)) => report.trouble.push(format!("cannot read the layers: {error}")),
+            None => {}
+        }
+        report
+    }
+
     /// What nothing may be taken from, as rows say now.
     async fn held(&self) -> Result<Held, StoreError> {
         let runs: BTreeSet<RunId> = self.store.held_runs().await?.into_iter().collect();
@@ -144,6 +160,7 @@ impl Pass<'_> {
         self.layers().await;
         self.sources().await;
         self.caches().await;
+        self.images().await;
         self.rest_of_layers().await;
         self.disk().await;
         self.artifacts().await;

@@ -18,9 +18,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use kiln_stdx::fs::{FsError, Named};
 use kiln_stdx::{bytes, duration};
 use serde::{Deserialize, Deserializer};
+
+use crate::config::{Config, ConfigError};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -63,15 +64,18 @@ pub struct Rules {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     pub rules: Rules,
+    /// Layers of container images: of the machine, whichever projects use them.
+    images: Keep,
     pub disk: Disk,
     projects: BTreeMap<String, Given>,
     asked: Given,
+    asked_images: Option<Keep>,
 }
 
 /// What somebody has said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Given {
+pub(crate) struct Given {
     runs: Option<Keep>,
     logs: Option<Keep>,
     artifacts: Option<Keep>,
@@ -79,42 +83,31 @@ struct Given {
     caches: Option<Keep>,
 }
 
+/// `[keep]` of the configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    keep: FileKeep,
-    #[serde(default)]
-    projects: BTreeMap<String, FileProject>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileKeep {
+pub(crate) struct FileKeep {
     runs: Option<Keep>,
     logs: Option<Keep>,
     artifacts: Option<Keep>,
     layers: Option<Keep>,
     caches: Option<Keep>,
+    images: Option<Keep>,
     disk: Option<Disk>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileProject {
-    #[serde(default)]
-    keep: Given,
 }
 
 /// Why a configuration, or what was typed, is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     #[error(transparent)]
-    File(#[from] FsError),
-    #[error("`{path}`: {cause}")]
-    Syntax { path: String, cause: String },
-    #[error("`{0}` is not kept by itself; say what of runs, logs, artifacts, layers, caches")]
+    Config(#[from] ConfigError),
+    #[error(
+        "`{0}` is not kept by itself; say what of runs, logs, artifacts, layers, caches, \
+             images"
+    )]
     Kind(String),
+    #[error("`{0}` is no rule for images; write a duration (`7d`), a size (`10GB`), both, or 0")]
+    Images(String),
     #[error(
         "`{0}` says not how long; write a duration (`7d`), a number of runs (`20`), a size (`10GB`), \
          or several with commas"
@@ -138,8 +131,14 @@ impl Policy {
             layers: keep(7, 5),
             caches: Keep { bytes: Some(10_000_000_000), ..keep(30, 0) },
         };
-        let disk = Disk { above: 85, until: 75 };
-        Self { rules, disk, projects: BTreeMap::new(), asked: Given::default() }
+        Self {
+            images: Keep { within: Some(DAY * 30), bytes: Some(50_000_000_000), ..Keep::default() },
+            rules,
+            disk: Disk { above: 85, until: 75 },
+            projects: BTreeMap::new(),
+            asked: Given::default(),
+            asked_images: None,
+        }
     }
 
     /// Of `kiln run`: a laptop has other things to hold.
@@ -154,24 +153,21 @@ impl Policy {
         policy.rules.logs = keep(90, 50);
         policy.rules.artifacts = keep(30, 10);
         policy.rules.layers = keep(3, 5);
+        policy.images.bytes = Some(20_000_000_000);
         policy
     }
 
     /// These defaults with what a file says. A file that is not there says nothing.
     pub fn read(self, path: &Path) -> Result<Self, PolicyError> {
-        match std::fs::read_to_string(path) {
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(self),
-            text => {
-                let syntax =
-                    |cause: String| PolicyError::Syntax { path: path.display().to_string(), cause };
-                self.parse(&text.named("read", path)?).map_err(syntax)
-            }
-        }
+        Ok(Config::read(path, |config| self.with(config))?)
     }
 
-    fn parse(mut self, text: &str) -> Result<Self, String> {
-        let file: File = basic_toml::from_str(text).map_err(|error| error.to_string())?;
-        let FileKeep { runs, logs, artifacts, layers, caches, disk } = file.keep;
+    fn with(mut self, file: Config) -> Result<Self, String> {
+        let FileKeep { runs, logs, artifacts, layers, caches, images, disk } = file.keep;
+        if let Some(images) = images {
+            images.check_of_images()?;
+            images.over(&mut self.images);
+        }
         let given = Given { runs, logs, artifacts, layers, caches };
         given.check()?;
         given.over(&mut self.rules);
@@ -193,6 +189,11 @@ impl Policy {
     /// What somebody typed for this once: of a kind, such as `3d`, `20` or `3d,5,10GB`.
     pub fn ask(&mut self, kind: &str, text: &str) -> Result<(), PolicyError> {
         let keep = typed(text).ok_or_else(|| PolicyError::Text(text.to_owned()))?;
+        if kind == "images" {
+            keep.check_of_images().map_err(|_| PolicyError::Images(text.to_owned()))?;
+            self.asked_images = Some(keep);
+            return Ok(());
+        }
         let place = match kind {
             "runs" => &mut self.asked.runs,
             "logs" => &mut self.asked.logs,
@@ -228,17 +229,17 @@ impl Policy {
         rules
     }
 
+    /// How layers of images are kept.
+    pub fn images(&self) -> &Keep {
+        self.asked_images.as_ref().unwrap_or(&self.images)
+    }
+
     /// How long a source stays that nobody begins on.
     pub fn sources_within(&self) -> Option<Duration> {
         match &self.asked.layers {
             Some(asked) => asked.within,
             None => self.rules.layers.within,
         }
-    }
-
-    /// Somebody asked for less than usual of this.
-    pub fn asks_for_layers(&self) -> bool {
-        self.asked.layers.is_some()
     }
 }
 
@@ -261,11 +262,26 @@ impl Given {
             (layers, &self.layers),
             (caches, &self.caches),
         ] {
-            let Some(given) = given else { continue };
-            rule.within = given.within.or(rule.within);
-            rule.at_least = given.at_least.or(rule.at_least);
-            rule.at_most = given.at_most.or(rule.at_most);
-            rule.bytes = given.bytes.or(rule.bytes);
+            if let Some(given) = given {
+                given.over(rule);
+            }
+        }
+    }
+}
+
+impl Keep {
+    fn over(&self, rule: &mut Self) {
+        rule.within = self.within.or(rule.within);
+        rule.at_least = self.at_least.or(rule.at_least);
+        rule.at_most = self.at_most.or(rule.at_most);
+        rule.bytes = self.bytes.or(rule.bytes);
+    }
+
+    /// They belong to no run, so no number of runs says how many are kept; 0 says none.
+    fn check_of_images(&self) -> Result<(), String> {
+        match (self.at_least, self.at_most) {
+            (None, None | Some(0)) => Ok(()),
+            _ => Err("`images`: only `for` and `bytes` say what is kept".to_owned()),
         }
     }
 }
@@ -339,7 +355,7 @@ mod tests {
     fn a_file_changes_what_it_names_and_nothing_else() {
         let text = "[keep]\nlayers = { for = \"2d\" }\ndisk = { above = 90, until = 80 }\n\
                     [projects.site.keep]\nartifacts = { bytes = \"5GB\" }\n";
-        let policy = Policy::of_server().parse(text).unwrap();
+        let policy = Policy::of_server().with(Config::parse(text).unwrap()).unwrap();
         let usual = Policy::of_server().rules;
         assert_eq!(policy.disk, Disk { above: 90, until: 80 });
         let layers = Keep { within: Some(DAY * 2), ..usual.layers.clone() };
@@ -349,18 +365,33 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_documents_means_what_it_says() {
+        let text = include_str!("../../../../docs/keeping.md");
+        let example = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+        let file = Config::parse(example.unwrap()).unwrap();
+        let policy = Policy::of_server().with(file).unwrap();
+        assert_eq!(policy.disk, Disk { above: 90, until: 80 });
+        assert_eq!(policy.images().bytes, Some(20_000_000_000));
+        assert_eq!(policy.of("other").layers.at_most, Some(50));
+        assert_eq!(policy.of("site").artifacts.within, Some(DAY * 180));
+    }
+
+    #[test]
     fn what_a_file_cannot_mean_is_refused() {
         for (text, word) in [
             ("[keep]\nlayer = { for = \"2d\" }", "layer"),
             ("[keep]\nlayers = { for = \"2 days\" }", "2 days"),
             ("[keep]\nruns = { bytes = \"1GB\" }", "only artifacts and caches"),
+            ("[keep]\nimages = { at_least = 3 }", "only `for` and `bytes`"),
+            ("[projects.x.keep]\nimages = { for = \"1d\" }", "images"),
             ("[keep]\ndisk = { above = 50, until = 80 }", "until"),
             ("[keep]\ndisk = { above = 200, until = 80 }", "above"),
             ("[keep]\nartifacts = { bytes = \"lots\" }", "lots"),
             ("[projects.x]\nkep = {}", "kep"),
             ("[keep", ""),
         ] {
-            let error = Policy::of_server().parse(text).unwrap_err();
+            let error =
+                Config::parse(text).and_then(|file| Policy::of_server().with(file)).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
         }
     }
@@ -379,5 +410,10 @@ mod tests {
             assert!(policy.ask("runs", bad).is_err(), "{bad}");
         }
         assert!(policy.ask("mirrors", "3d").is_err());
+        policy.ask("images", "7d,2GB").unwrap();
+        assert_eq!(policy.images().bytes, Some(2_000_000_000));
+        policy.ask("images", "0").unwrap();
+        assert_eq!(policy.images(), &Keep { at_most: Some(0), ..Keep::default() });
+        assert!(policy.ask("images", "5").is_err());
     }
 }

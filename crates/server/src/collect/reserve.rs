@@ -26,16 +26,18 @@ fn path(data: &Path) -> PathBuf {
 }
 
 /// Gives the room away if there is no other: also before a database is opened that could not be
-/// opened for want of it.
-pub fn spend_if_full(data: &Path) {
-    if Space::at(data).is_some_and(|space| space.free < FULL_BYTES) {
+/// opened for want of it. Whether the disk is full.
+pub fn spend_if_full(data: &Path) -> bool {
+    let is_full = Space::at(data).is_some_and(|space| space.free < FULL_BYTES);
+    if is_full {
         // Best effort, as all of this.
         let _ = fs::remove_file(path(data));
     }
+    is_full
 }
 
 /// Sets room aside if it is not there and there is plenty.
-pub(super) fn make(data: &Path) {
+pub fn make(data: &Path) {
     let at = path(data);
     if at.exists() || Space::at(data).is_none_or(|space| space.free < BYTES * ROOM) {
         return;

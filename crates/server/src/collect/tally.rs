@@ -46,6 +46,6 @@ impl Tally {
         let collected: Vec<CollectedRow> = self.rows.into_iter().map(row).collect();
         let n_bytes = collected.iter().map(|row| row.n_bytes).sum();
         let (trouble, warnings) = (self.trouble, self.warnings);
-        GcReport { dry_run, collected, n_bytes, trouble, warnings }
+        GcReport { dry_run, collected, n_bytes, trouble, warnings, verified: None }
     }
 }

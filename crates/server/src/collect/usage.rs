@@ -79,6 +79,9 @@ impl Collector {
         }
         tally.add("sources", None, 1, usage.sources);
         tally.add("caches", None, 1, usage.caches);
+        if usage.images > 0 {
+            tally.add("images", None, 1, usage.images);
+        }
         tally.add("other layers", None, 1, usage.rest);
         Ok(usage.is_partial)
     }

@@ -7,7 +7,7 @@ use kiln_api::user::{AskGc, GcReport, RunDetail, Usage};
 
 use super::Error;
 use super::extract::{self, Asker, At, Given};
-use crate::collect::{Collector, Depth, Policy, PolicyError};
+use crate::collect::{Collector, Policy, PolicyError};
 use crate::state::App;
 use crate::view;
 
@@ -27,7 +27,7 @@ pub async fn collect(
     for (kind, text) in &asked.keep {
         policy.ask(kind, text).map_err(wrong)?;
     }
-    Ok(Json(collector.collect(&policy, asked.dry_run, Depth::Sweep).await))
+    Ok(Json(collector.answer(&policy, &asked).await))
 }
 
 /// What is there, by kind and project, and what it takes on disk.

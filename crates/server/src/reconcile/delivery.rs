@@ -15,6 +15,7 @@ use kiln_forge::plain::{self, Pushed};
 use kiln_git::{GitError, Mirror, refs};
 use kiln_model::ProjectName;
 use kiln_model::layer::Source;
+use kiln_model::policy::JobPolicy;
 use kiln_store::{NewDelivery, NewRun, ProjectRow, StoreError};
 
 use super::plan::{self, Outcome};
@@ -127,6 +128,7 @@ async fn settle(
 async fn prepare(app: &App, project: &ProjectRow, push: Push) -> Result<Prepared, SettleError> {
     let heads = app.runs.store().heads(project.id).await?;
     let at = app.clock.now();
+    let policy = app.runs.governor().of(project.name.as_str());
     let prepared = app
         .mirrors
         .with(project, move |mirror| {
@@ -143,7 +145,7 @@ async fn prepare(app: &App, project: &ProjectRow, push: Push) -> Result<Prepared
                 });
                 let pushed =
                     plain::read(&update.name, &update.old, &update.new, push.actor.as_deref());
-                prepared.add(mirror, pushed, seen, outrun, at)?;
+                prepared.add(mirror, &policy, pushed, seen, outrun, at)?;
             }
             Ok(prepared)
         })
@@ -165,6 +167,7 @@ impl Prepared {
     fn add(
         &mut self,
         mirror: &Mirror,
+        policy: &JobPolicy,
         pushed: Pushed,
         seen: Option<&str>,
         outrun: bool,
@@ -209,7 +212,7 @@ impl Prepared {
             return Ok(());
         }
         let planned = match outcome {
-            Outcome::Plan(plan) => Ok(plan),
+            Outcome::Plan(plan) => policy.check(&plan).map(|()| plan),
             Outcome::Wrong(message) => Err(message),
             Outcome::Nothing(why) => {
                 self.note(&ref_name, &why);

@@ -6,6 +6,7 @@ use kiln_api::agent::{Assignment, CacheScopes, ReuseTerms, StepKnown};
 use kiln_engine::run::{Cause, Run, Step};
 use kiln_model::layer::Source;
 use kiln_model::plan::Snapshots;
+use kiln_model::policy::Denied;
 use kiln_model::{Job, LeaseId, Outcome, Plan, Trigger};
 use kiln_stdx::Secret;
 use kiln_store::StoreError;
@@ -24,6 +25,8 @@ pub(super) enum AssignError {
          `kiln secret set --local {name}`"
     )]
     NoLocalSecret { name: String },
+    #[error(transparent)]
+    Denied(#[from] Denied),
     #[error(transparent)]
     Secret(#[from] SecretError),
     #[error(transparent)]
@@ -64,6 +67,9 @@ impl Runs {
                 keeps_steps(&live.row.source, plan.job(at), &run.jobs[at.at()]),
             )
         };
+        // What the policy says may have changed since the run was planned.
+        let policy = self.governor().of(live.row.project_name.as_str());
+        let job = policy.grant(&job)?;
         let reuse = self.reuse_terms(live, lease, &job)?;
         let layers_of = below.iter().map(|below| plan.job(below.of).name.clone()).collect();
         let caches = match job.cache.is_empty() {

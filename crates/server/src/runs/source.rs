@@ -6,7 +6,7 @@ use kiln_api::agent::{
     AgentInfo, Assignment, Found, JobResult, JobSource, Keyed, LeaseError, Stop, Taken,
 };
 use kiln_engine::run::Refused;
-use kiln_model::{AttemptId, EventKind, Exit, LeaseId, Outcome};
+use kiln_model::{AttemptId, EventKind, Exit, LeaseId, Outcome, Usage};
 use kiln_store::StoreError;
 
 use super::assign::AssignError;
@@ -91,8 +91,10 @@ impl JobSource for Runs {
         step: u32,
         exit: Exit,
         log_to: u64,
+        usage: Option<Usage>,
     ) -> Result<(), LeaseError> {
-        self.note(lease, EventKind::StepFinished { lease, step, exit, log_to })
+        let usage = usage.map(Box::new);
+        self.note(lease, EventKind::StepFinished { lease, step, exit, log_to, usage })
     }
 
     fn log_grew(&self, lease: LeaseId, n_bytes: u64) {
@@ -108,6 +110,8 @@ impl JobSource for Runs {
             self.inner.leases.remove(lease);
             // Readers of the log learn that no more will come.
             self.tell(News::Log { attempt: lease.attempt, n_bytes: log_bytes });
+        } else {
+            self.make_room();
         }
         finished
     }

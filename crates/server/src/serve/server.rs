@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_api::layers::Layers;
+use kiln_model::policy::JobPolicy;
 use kiln_stdx::fs::{FsError, create_private_dir};
 use kiln_stdx::{Clock, SystemClock};
 use kiln_store::{Store, StoreError};
@@ -14,6 +15,8 @@ use tokio_util::task::TaskTracker;
 use super::listen::{self, ListenError};
 use super::{accept, socket};
 use crate::collect::{self, Background, Collector, Policy, PolicyError};
+use crate::config::ConfigError;
+use crate::govern::Governor;
 use crate::http;
 use crate::mirrors::Mirrors;
 use crate::reconcile::{self, Reconcilers};
@@ -28,6 +31,8 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 pub enum ServeError {
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     File(#[from] FsError),
     #[error(transparent)]
@@ -45,6 +50,7 @@ impl Server {
     pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
         // First what costs nothing and fails most often, so that it fails without a trace.
         let at = listen::address(&options.listen, options.allow_remote)?;
+        let governor = Governor::read(JobPolicy::of_server(), options.config_file())?;
         let door = listen::bind(at).await?;
         let address = door.local_addr().map_err(|cause| ListenError::Failed { at, cause })?;
         create_private_dir(&options.data)?;
@@ -53,6 +59,7 @@ impl Server {
         let store = Store::open(&options.data, options.database.as_deref(), true).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let runs = Runs::open(store, places.clone(), clock.clone()).await?;
+        runs.govern(governor);
         runs.adopt_active().await?;
         let local = socket::bind(&places.socket())?;
         let app = App {

@@ -92,7 +92,7 @@ fn find(name: &str) -> Option<(&'static str, Vec<u8>)> {
     Some((PICTURE, mark(word)?.into_bytes()))
 }
 
-/// The mark with a dot in the colour of a run's state, so that a tab tells how its run is.
+/// The mark with a dot in the colour of a state, so that a tab tells how its run or job is.
 fn mark(word: &str) -> Option<String> {
     let colour = match word {
         "queued" => "#8a817a",
@@ -100,8 +100,8 @@ fn mark(word: &str) -> Option<String> {
         "waiting" => "#7b5cd6",
         "success" => "#23874f",
         "warning" => "#b98a00",
-        "failed" => "#d42f3f",
-        "cancelled" => "#6b645e",
+        "failed" | "lost" => "#d42f3f",
+        "cancelled" | "skipped" => "#6b645e",
         _ => return None,
     };
     let plain = include_str!("../../static/mark.svg");
@@ -155,9 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn every_state_of_a_run_has_an_icon_for_its_tab() {
-        for state in kiln_model::RunState::ALL {
-            assert!(mark(state.as_str()).is_some(), "{state}");
+    fn every_state_has_an_icon_for_its_tab() {
+        let of_runs = kiln_model::RunState::ALL.iter().map(|state| state.as_str());
+        let of_jobs = kiln_model::JobState::ALL.iter().map(|state| state.as_str());
+        for word in of_runs.chain(of_jobs) {
+            assert!(mark(word).is_some(), "{word}");
         }
         assert_eq!(mark("\"><script>"), None);
     }

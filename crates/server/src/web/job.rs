@@ -107,7 +107,19 @@ fn build<'a>(
         .map(|attempt| attempt.artifacts.iter().map(|artifact| row(attempt, artifact)).collect())
         .unwrap_or_default();
     let shelf = Shelf::of_attempt(run, &rows);
-    JobPage { frame, run, detail, attempt, why, tail, shelf, around }
+    let mut page = JobPage { frame, run, detail, attempt, why, tail, shelf, around };
+    page.frame.state = Some(page.state().as_str());
+    page
+}
+
+/// Steps that took less processor time say nothing of it: most are such, and nobody asks.
+const USED_SHOWN_US: u64 = 50_000;
+
+/// What a step used: in a few words, and all of it.
+fn used(step: &Step) -> Option<(String, String)> {
+    let usage = step.usage.as_ref().filter(|usage| usage.cpu_us() >= Some(USED_SHOWN_US))?;
+    let words = usage.words();
+    Some((words.iter().take(2).cloned().collect::<Vec<_>>().join(" · "), words.join(", ")))
 }
 
 /// Something that an attempt had was collected.
@@ -156,7 +168,10 @@ impl JobPage<'_> {
 
     /// What to type to look at its files.
     fn shell(&self) -> String {
-        format!("kiln shell '{}#{}/{}'", self.run.project, self.run.number, self.detail.row.job)
+        let runs = self.attempt.is_some_and(|attempt| !attempt.state.is_over());
+        let live = if runs { "--live " } else { "" };
+        let (project, number) = (&self.run.project, self.run.number);
+        format!("kiln shell {live}'{project}#{number}/{}'", self.detail.row.job)
     }
 
     /// Where the log shows a step, as the number of its first line from 1.
@@ -209,6 +224,18 @@ mod tests {
         assert!(html.contains("exit code 101"), "{html}");
         assert!(html.contains("href=\"#L2\""));
         assert!(!html.contains("style="));
+    }
+
+    #[test]
+    fn the_tab_says_how_the_job_is_and_not_how_its_run_is() {
+        let (run, mut detail) = (sample::diamond().run, sample::job());
+        detail.row.state = JobState::Lost;
+        let why = sample::why();
+        let attempt = detail.attempts.last();
+        let around = (None, None);
+        let page = build(&run, &detail, attempt, &why, Tail::default(), around, sample::NOW);
+        assert_eq!(run.state.as_str(), "success");
+        assert!(page.render().unwrap().contains("<title>lost · "));
     }
 
     #[test]

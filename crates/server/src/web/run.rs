@@ -169,6 +169,14 @@ impl RunPage<'_> {
         self.run.state.is_over() && self.detail.jobs.iter().any(bad)
     }
 
+    /// How many jobs took earlier results, and the time that these had taken.
+    fn saved(&self) -> Option<String> {
+        let reused = || self.detail.jobs.iter().filter_map(|job| job.reused_from.as_ref());
+        let took = std::time::Duration::from_millis(reused().map(|from| from.took_ms).sum());
+        let n = reused().count();
+        (n > 0).then(|| format!("{n} reused, saved {}", show::length(took)))
+    }
+
     fn inputs_json(&self) -> String {
         serde_json::to_string(&self.run.inputs).unwrap_or_default()
     }

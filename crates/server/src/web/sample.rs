@@ -8,7 +8,7 @@ use kiln_api::user::{
 };
 use kiln_model::artifact::Artifact;
 use kiln_model::layer::Digest;
-use kiln_model::{Exit, JobState, ProjectId, ProjectName, RunState, TriggerKind};
+use kiln_model::{Exit, JobState, ProjectId, ProjectName, RunState, TriggerKind, Usage};
 use kiln_stdx::Timestamp;
 use kiln_store::ProjectRow;
 
@@ -148,6 +148,12 @@ fn step(step: u32, name: &str, state: JobState, exit: Option<Exit>) -> Step {
         log_to: Some(99),
         kept: step > 0,
         attempt: None,
+        usage: Some(Usage {
+            user_us: Some(1_100_000),
+            system_us: Some(150_000),
+            process_bytes: Some(85_000_000),
+            ..Usage::default()
+        }),
     }
 }
 

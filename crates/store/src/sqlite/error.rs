@@ -7,7 +7,9 @@ use crate::StoreError;
 pub(crate) fn named(place: &str, error: &Error) -> StoreError {
     let text = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => {
-            format!("cannot write to `{place}`: its disk is full; free some space and try again")
+            format!(
+                "cannot write to `{place}`: its disk is full; `kiln gc` makes room, or free some space, and try again"
+            )
         }
         Some(ErrorCode::NotADatabase) => format!(
             "`{place}` is not a SQLite database; move it away, or choose another data folder"

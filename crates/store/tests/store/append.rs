@@ -95,7 +95,13 @@ async fn events_come_back_as_they_were(place: Place) {
     let lease = lease(run, 0);
     let kinds = [
         EventKind::StepStarted { lease, step: 0, log_from: u64::MAX },
-        EventKind::StepFinished { lease, step: 0, exit: Exit::Killed { signal: 9 }, log_to: 7 },
+        EventKind::StepFinished {
+            lease,
+            step: 0,
+            exit: Exit::Killed { signal: 9 },
+            log_to: 7,
+            usage: None,
+        },
         EventKind::Lapsed { lease, message: "nul \0, tab \t, 'quote', \u{10ffff}".into() },
         EventKind::RerunAsked { jobs: vec![JobIndex(1)], by: String::new(), from: None },
         EventKind::Finished {

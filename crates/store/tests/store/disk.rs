@@ -57,7 +57,7 @@ pub async fn on_a_small_disk() {
     assert_eq!(
         error,
         format!(
-            "cannot write to `{}/kiln.db`: its disk is full; free some space and try again",
+            "cannot write to `{}/kiln.db`: its disk is full; `kiln gc` makes room, or free some space, and try again",
             data.display()
         )
     );

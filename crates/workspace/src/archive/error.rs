@@ -33,6 +33,10 @@ pub enum Bound {
     Bytes(u64),
     Entries(u64),
     Depth(usize),
+    /// Names and attributes, which are held in memory until the end.
+    Names(u64),
+    /// In one file.
+    Holes(usize),
 }
 
 impl std::fmt::Display for Bound {
@@ -41,6 +45,10 @@ impl std::fmt::Display for Bound {
             Self::Bytes(max) => write!(f, "{} unpacked", kiln_stdx::bytes::show(*max)),
             Self::Entries(max) => write!(f, "{max} files"),
             Self::Depth(max) => write!(f, "{max} folders deep"),
+            Self::Names(max) => {
+                write!(f, "{} of names and attributes", kiln_stdx::bytes::show(*max))
+            }
+            Self::Holes(max) => write!(f, "{max} holes in a file"),
         }
     }
 }

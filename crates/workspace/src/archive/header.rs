@@ -55,7 +55,8 @@ impl Header {
             let pax = Self { path: name, kind: b'x', mode: 0o644, size, ..Self::default() };
             out.extend(pax.block());
             out.extend(&body);
-            out.resize(out.len().next_multiple_of(BLOCK), 0);
+            // Not up to where `out` would be even: it may begin anywhere in the archive.
+            out.resize(out.len() + body.len().next_multiple_of(BLOCK) - body.len(), 0);
         }
         out.extend(self.block());
     }

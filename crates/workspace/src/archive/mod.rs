@@ -31,6 +31,10 @@ pub(crate) use unpack::Marks;
 pub(crate) use unpack::unpack_as;
 pub use unpack::{Bounds, Over, Unpacked, unpack};
 
+/// Parts of one file between holes. Who unpacks holds their places in memory; a file with more is packed
+/// as if it had none.
+const HOLES_MAX: usize = 1 << 20;
+
 /// How a file is marked that is gone, in front of its name.
 const WHITE_OUT: &[u8] = b".wh.";
 /// The mark of an opaque folder, in it.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use kiln_stdx::fs::{FsError, Named};
 
 use super::header::{BLOCK, Header};
-use super::{OPAQUE, WHITE_OUT};
+use super::{HOLES_MAX, OPAQUE, WHITE_OUT};
 use crate::view::{Entry, View, What};
 use crate::{sparse, xattr};
 
@@ -130,7 +130,7 @@ impl<W: Write> Pack<W> {
         // Cheaper than asking: a file without holes has a block for every byte.
         if meta.blocks() * 512 < size {
             let parts = data_of(&file, size).named("read", real)?;
-            if parts != [(0, size)] {
+            if parts != [(0, size)] && parts.len() < HOLES_MAX {
                 return self.holes(header, &file, &parts, size, real);
             }
         }
@@ -233,10 +233,10 @@ fn of(real: &Path, meta: &Metadata) -> Result<Header, FsError> {
     })
 }
 
-/// Where a file has data: places and lengths.
+/// Where a file has data: places and lengths, of no more than [`HOLES_MAX`].
 fn data_of(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
     let (mut parts, mut at) = (Vec::new(), 0);
-    while at < size {
+    while at < size && parts.len() < HOLES_MAX {
         let Some(start) = sparse::next_data(file, at)? else { break };
         at = sparse::end_of_data(file, start, size)?;
         parts.push((start, at - start));

@@ -146,6 +146,29 @@ fn bounds_are_kept_and_named() {
     assert!(!place.to().exists() && place.is_untouched());
 }
 
+/// What is held in memory until the end is bounded, however small the archive is.
+#[test]
+fn more_names_and_holes_than_memory_should_hold_are_refused() {
+    let mut map = b"2000000\n0\n0\n".to_vec();
+    map.resize(BLOCK, b'0');
+    let sparse = Header { sparse: Some(1 << 30), size: map.len() as u64, ..header("holes", b'0') };
+    refused(&[(sparse, map)], "more than 1048576 holes in a file");
+    let mut packed = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    for n in 0..300 {
+        let xattrs = [("user.large".to_owned(), vec![0; 1_000_000])].into();
+        let folder = Header { xattrs, ..header(&format!("d{n}"), b'5') };
+        let mut bytes = Vec::new();
+        folder.encode(&mut bytes);
+        packed.write_all(&bytes).unwrap();
+    }
+    let place = Place::new();
+    let bounds = Bounds { bytes: u64::MAX, ..BOUNDS };
+    let bytes = packed.finish().unwrap();
+    let error = unpack(&bytes[..], &place.to(), Over::Nothing, &bounds).unwrap_err().to_string();
+    assert!(error.contains("of names and attributes"), "{error}");
+    assert!(!place.to().exists() && place.is_untouched());
+}
+
 #[test]
 fn a_damaged_archive_is_said_to_be_damaged() {
     let whole = tar(&[file("a", "text"), file("b", &"more".repeat(1000))]);
@@ -306,6 +329,25 @@ fn what_is_packed_and_unpacked_is_the_same() {
     assert_eq!(link.as_os_str().len(), 300);
 }
 
+/// The packer hands on what has gathered at any byte; blocks are counted from the beginning of the
+/// archive. A tree of some hundred kilobytes was once packed into an archive that nobody could read.
+#[test]
+fn more_than_one_chunk_is_packed_in_whole_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("from");
+    fs::create_dir(&from).unwrap();
+    for n in 0..60 {
+        let path = from.join(format!("file-{n:02}"));
+        fs::write(&path, vec![b'x'; 12_099 + n * 977]).unwrap();
+        // With a record of their own before them.
+        symlink("x".repeat(120 + n), from.join(format!("file-{n:02}-link"))).unwrap();
+    }
+    let into = folder.path().join("into");
+    let bounds = Bounds { bytes: 64 << 20, ..BOUNDS };
+    unpack(&packed(&from)[..], &into, Over::Nothing, &bounds).unwrap();
+    assert_eq!(looks(&from), looks(&into));
+}
+
 #[test]
 fn other_peoples_archives_are_read() {
     let from = tempfile::tempdir().unwrap();
@@ -419,4 +461,109 @@ fn a_link_in_the_folder_is_not_followed_when_files_are_laid_over_it() {
     symlink(outside.join("precious"), place.to().join("f")).unwrap();
     over(&[file("f", "mine")]).unwrap();
     assert!(place.is_untouched());
+}
+
+/// A layer of an image in a folder of its own, beside one that must stay as it is.
+fn image_layer(entries: &[(Header, Vec<u8>)]) -> (Place, Result<(), String>) {
+    let place = Place::new();
+    fs::create_dir(place.to()).unwrap();
+    let done = unpack_as(&tar(entries)[..], &place.to(), Marks::Image { user: true }, &BOUNDS);
+    assert!(place.is_untouched());
+    (place, done.map(drop).map_err(|error| error.to_string()))
+}
+
+#[test]
+fn builders_of_images_may_write_a_path_twice() {
+    let folder = |path: &str| (header(path, b'5'), vec![]);
+    let (place, done) = image_layer(&[
+        folder("."),
+        folder("d"),
+        file("d/kept", "kept"),
+        folder("d"),
+        folder("."),
+        file("f", "old"),
+        file("f", "new"),
+        file("/absolute", "inside"),
+        folder("was-folder"),
+        file("was-folder/x", "x"),
+        file("was-folder", "a file now"),
+        file("was-file", "x"),
+        folder("was-file"),
+        file("was-file/y", "y"),
+        link("link", "/etc/passwd"),
+        hard_link("second-link", "link"),
+        link("l", "../outside"),
+        folder("l"),
+        file("l/in", "in"),
+    ]);
+    done.unwrap();
+    let text = |path: &str| fs::read_to_string(place.to().join(path)).unwrap();
+    for (path, is) in [
+        ("d/kept", "kept"),
+        ("f", "new"),
+        ("absolute", "inside"),
+        ("was-folder", "a file now"),
+        ("was-file/y", "y"),
+        ("l/in", "in"),
+    ] {
+        assert_eq!(text(path), is, "{path}");
+    }
+    let second = fs::read_link(place.to().join("second-link")).unwrap();
+    assert_eq!(second, Path::new("/etc/passwd"));
+}
+
+#[test]
+fn what_an_image_says_is_gone_is_what_was_below() {
+    let folder = |path: &str| (header(path, b'5'), vec![]);
+    let (place, done) = image_layer(&[
+        file("before", "stays"),
+        file(".wh.before", ""),
+        file(".wh.after", ""),
+        file("after", "stays"),
+        file(".wh.d", ""),
+        folder("d"),
+        file("d/new", "new"),
+        folder("e"),
+        file("e/new", "new"),
+        file(".wh.e", ""),
+        file(".wh.proc", ""),
+        file(".wh..wh..opq", ""),
+        (header("null", b'3'), vec![]),
+    ]);
+    done.unwrap();
+    for path in ["before", "after", "d/new", "e/new"] {
+        assert!(fs::symlink_metadata(place.to().join(path)).unwrap().is_file(), "{path}");
+    }
+    for path in ["d", "e", "."] {
+        assert!(crate::tree::is_opaque(&place.to().join(path)), "{path}");
+    }
+    let proc = fs::symlink_metadata(place.to().join("proc")).unwrap();
+    assert!(crate::tree::is_white_out(&proc));
+    // Devices are the container's to have or not to have.
+    assert!(!place.to().join("null").exists());
+}
+
+#[test]
+fn a_layer_of_an_image_reaches_nothing_outside() {
+    type Refusal<'a> = (&'a [(Header, Vec<u8>)], &'a str);
+    let cases: &[Refusal<'_>] = &[
+        (&[file("../outside/new", "x")], "it leads out of the folder"),
+        (&[file("/../outside/new", "x")], "it leads out of the folder"),
+        (&[file("a", "x"), hard_link("b", "../outside/precious")], "it leads out of the folder"),
+        (&[hard_link("b", "/etc/passwd")], "no file"),
+        (&[link("l", "../outside"), file("l/new", "x")], "it leads through `l`"),
+        (&[link("l", "../outside"), file("l/.wh.precious", "")], "it leads through `l`"),
+        (&[link("l", "../outside"), file("l/.wh..wh..opq", "")], "it leads through `l`"),
+        (&[link("l", "../outside"), hard_link("h", "l/precious")], "no file"),
+        (&[file(".wh..", "")], "marks nothing"),
+        (&[file(".wh...", "")], "marks nothing"),
+    ];
+    for (entries, words) in cases {
+        let (_, done) = image_layer(entries);
+        let said = done.expect_err(words);
+        assert!(said.contains(words), "{said}, not {words}");
+    }
+    let (place, done) = image_layer(&[file("a\nb", "newline"), file("-rf", "dash")]);
+    done.unwrap();
+    assert!(place.to().join("a\nb").is_file());
 }

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::ahead::{ahead, plain};
 use super::header::{BLOCK, Header};
 use super::read::{Tar, path};
-use super::{Bound, OPAQUE, UnpackError, WHITE_OUT};
+use super::{Bound, HOLES_MAX, OPAQUE, UnpackError, WHITE_OUT};
 use crate::copy::Gone;
 use crate::{tree, xattr};
 
@@ -116,6 +116,7 @@ pub(crate) fn unpack_as(
             folders: BTreeMap::new(),
             made: HashSet::new(),
             gone: Gone::default(),
+            n_names: 0,
             unpacked: Unpacked::default(),
             buffer: vec![0; CHUNK],
         };
@@ -131,6 +132,9 @@ const CHUNK: usize = 256 << 10;
 
 /// So many folders on the way to an entry are held open for the next one.
 const WAY_MAX: usize = 64;
+
+/// Names of folders, their attributes and what is gone stay in memory until all else is there.
+const NAMES_BYTES_MAX: u64 = 256 << 20;
 
 /// Of a folder that only the paths of others name.
 const IMPLIED_MODE: u32 = 0o755;
@@ -149,6 +153,8 @@ struct Unpack<'a, R> {
     /// Hashes of the paths that are there by this archive.
     made: HashSet<[u8; 16]>,
     gone: Gone,
+    /// Bytes of names and attributes in `folders` and `gone`.
+    n_names: u64,
     unpacked: Unpacked,
     buffer: Vec<u8>,
 }
@@ -166,6 +172,7 @@ impl<R: Read> Unpack<'_, R> {
             let known = self.folders.insert(PathBuf::new(), Some(header.clone()));
             return match (header.kind, known.flatten()) {
                 (b'5', None) => Ok(()),
+                (b'5', Some(_)) if self.is_image() => Ok(()),
                 _ => Err(UnpackError::refused(Path::new("."), "it is there twice, or no folder")),
             };
         };
@@ -192,7 +199,11 @@ impl<R: Read> Unpack<'_, R> {
             b'3' | b'4' => Err(UnpackError::refused(&entry, "it is a device")),
             other => {
                 let kind = char::from(other).escape_default();
-                Err(UnpackError::refused(&entry, format!("its kind `{kind}` is not known")))
+                // GNU tar's own format for files with holes has kind `S`.
+                let why = format!(
+                    "its kind `{kind}` is not known; `tar --format=posix` writes none but known ones"
+                );
+                Err(UnpackError::refused(&entry, why))
             }
         }
     }
@@ -212,6 +223,8 @@ impl<R: Read> Unpack<'_, R> {
                     depth += 1;
                 }
                 Component::CurDir => {}
+                // Some builders write it, and mean the root of the image.
+                Component::RootDir if self.is_image() => {}
                 Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
                     return Err(UnpackError::refused(&whole, "it leads out of the folder"));
                 }
@@ -227,13 +240,59 @@ impl<R: Read> Unpack<'_, R> {
         Ok(checked)
     }
 
+    /// What is held in memory until the end has a bound.
+    fn hold(&mut self, entry: &Path, header: Option<&Header>) -> Result<(), UnpackError> {
+        let xattrs = header.into_iter().flat_map(|header| &header.xattrs);
+        let attributes: usize = xattrs.map(|(name, value)| name.len() + value.len()).sum();
+        // Twice: the header has its own copy.
+        self.n_names += (2 * entry.as_os_str().len() + attributes) as u64;
+        match self.n_names > NAMES_BYTES_MAX {
+            true => {
+                let bound = Bound::Names(NAMES_BYTES_MAX);
+                Err(UnpackError::TooMuch { entry: entry.to_owned(), bound })
+            }
+            false => Ok(()),
+        }
+    }
+
     /// Every path comes once.
     fn note(&mut self, entry: &Path, folder: bool) -> Result<(), UnpackError> {
         let implied = folder && self.folders.get(entry).is_some_and(Option::is_none);
         match self.made.insert(hash(entry)) || implied {
             true => Ok(()),
+            false if self.is_image() => self.replace(entry, folder),
             false => Err(UnpackError::refused(entry, "it is there twice")),
         }
+    }
+
+    fn is_image(&self) -> bool {
+        matches!(self.marks, Marks::Image { .. })
+    }
+
+    /// Builders of images write a path twice, by mistake or to change it: the later one holds, and a folder
+    /// keeps what is in it.
+    fn replace(&mut self, entry: &Path, by_folder: bool) -> Result<(), UnpackError> {
+        if by_folder && self.folders.contains_key(entry) {
+            return Ok(());
+        }
+        self.way.clear();
+        // Paths are in order of their parts: those below come right after it.
+        let below = self.folders.range(entry.to_owned()..);
+        let below = below.take_while(|(path, _)| path.starts_with(entry));
+        let below: Vec<PathBuf> = below.map(|(path, _)| path.clone()).collect();
+        below.iter().for_each(|path| drop(self.folders.remove(path)));
+        let name = entry.file_name().unwrap_or_default();
+        let folder = self.folder_of(entry.parent().unwrap_or(Path::new("")))?;
+        let was_gone = sys::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|meta| FileType::from_raw_mode(meta.st_mode) == FileType::CharacterDevice);
+        tree::remove(&held(folder, name))?;
+        if was_gone && by_folder {
+            // What was below stays gone.
+            self.make_folder(entry)?;
+            self.folders.insert(entry.to_owned(), None);
+            self.opaque(entry)?;
+        }
+        Ok(())
     }
 
     fn file(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
@@ -271,6 +330,10 @@ impl<R: Read> Unpack<'_, R> {
         file.set_len(size).named("write", &self.into.join(entry))?;
         let mut map = Map { block: [0; BLOCK], at: BLOCK };
         let n = map.number(&mut self.tar)?;
+        if n > HOLES_MAX as u64 {
+            let (entry, bound) = (entry.to_owned(), Bound::Holes(HOLES_MAX));
+            return Err(UnpackError::TooMuch { entry, bound });
+        }
         let (mut parts, mut end, mut stored) = (Vec::new(), 0, 0_u64);
         for _ in 0..n {
             let (at, n) = (map.number(&mut self.tar)?, map.number(&mut self.tar)?);
@@ -329,13 +392,17 @@ impl<R: Read> Unpack<'_, R> {
         let from = self.folder_of(above)?.try_clone_to_owned().named("open", self.into)?;
         let kind = sys::statat(&from, last, AtFlags::SYMLINK_NOFOLLOW);
         let kind = kind.map(|meta| FileType::from_raw_mode(meta.st_mode));
-        if kind != Ok(FileType::RegularFile) {
-            return Err(why());
+        match kind {
+            Ok(FileType::RegularFile) => {}
+            // The link itself gets another name; where it leads is nobody's business here.
+            Ok(FileType::Symlink) if self.is_image() => {}
+            _ => return Err(why()),
         }
         self.make(entry, |folder, name| sys::linkat(&from, last, folder, name, AtFlags::empty()))
     }
 
     fn folder(&mut self, entry: PathBuf, header: &Header) -> Result<(), UnpackError> {
+        self.hold(&entry, Some(header))?;
         if !self.folders.contains_key(&entry) {
             self.make_folder(&entry)?;
         }
@@ -360,7 +427,15 @@ impl<R: Read> Unpack<'_, R> {
     }
 
     fn white_out(&mut self, entry: PathBuf) -> Result<(), UnpackError> {
+        if self.is_image() && self.made.contains(&hash(&entry)) {
+            // It is the one below that is gone; what came before in this layer stays.
+            return match self.folders.contains_key(&entry) {
+                true => self.opaque(&entry),
+                false => Ok(()),
+            };
+        }
         self.note(&entry, false)?;
+        self.hold(&entry, None)?;
         self.unpacked.n_gone += 1;
         match self.marks {
             Marks::Record => {
@@ -381,6 +456,7 @@ impl<R: Read> Unpack<'_, R> {
     }
 
     fn opaque(&mut self, folder: &Path) -> Result<(), UnpackError> {
+        self.hold(folder, None)?;
         self.unpacked.n_gone += 1;
         let marks = self.marks;
         let real = self.into.join(folder);
@@ -446,6 +522,12 @@ impl<R: Read> Unpack<'_, R> {
                     sys::mkdirat(below, *part, Mode::RWXU)
                         .map_err(io::Error::from)
                         .named("create", &self.into.join(&path))?;
+                    // As `hold` does, whose borrow this is not the place for.
+                    self.n_names += path.as_os_str().len() as u64;
+                    if self.n_names > NAMES_BYTES_MAX {
+                        let bound = Bound::Names(NAMES_BYTES_MAX);
+                        return Err(UnpackError::TooMuch { entry: path, bound });
+                    }
                     self.folders.entry(path).or_insert(None);
                     open()
                 }

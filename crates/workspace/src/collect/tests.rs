@@ -115,6 +115,22 @@ fn what_a_living_attempt_uses_stays() {
     assert!(lab.is_there(2, 0));
 }
 
+/// In a shell that was open, the `.git` of an old local run went away.
+#[test]
+fn what_a_person_looks_at_stays() {
+    let (lab, tree) = (lab(), tempfile::tempdir().unwrap());
+    let files = lab.workspaces.kept_files(RunId(7));
+    fs::create_dir_all(&files).unwrap();
+    let git = Some(lab.workspaces.make_git("7-then", "7-then", |_, _| Ok(())).unwrap());
+    let (root, hidden) = (tree.path().to_owned(), Vec::new());
+    let base = Base::WorkingTree { root, hidden, git, over: vec![files.clone()] };
+    let visit = lab.workspaces.visit("project", &base, &[]).unwrap();
+    assert_eq!(lab.collect(&[7]), []);
+    visit.end().unwrap();
+    assert_eq!(lab.collect(&[7]).len(), 2);
+    assert!(!files.exists());
+}
+
 #[test]
 fn a_layer_that_another_is_made_of_stays_with_it() {
     let lab = lab();
@@ -143,6 +159,37 @@ fn a_source_stays_while_another_stands_on_it() {
     assert!(!lab.workspaces.has_source("b") && !lab.workspaces.has_source("c"));
     lab.over("a", "c");
     assert!(lab.workspaces.has_source("c"));
+}
+
+/// A job's container stands on its image's layers; a job that has just asked for one is about to.
+#[test]
+fn layers_of_images_go_when_nobody_uses_them() {
+    let lab = lab();
+    let workspaces = &lab.workspaces;
+    let tar = vec![0; 1024];
+    let digests = [1, 2, 3].map(|n| kiln_model::layer::Digest::from_bytes([n; 32]));
+    for digest in &digests {
+        workspaces.make_image_layer(digest, &tar[..]).unwrap();
+    }
+    lab.source("a");
+    lab.begin(attempt(1, 0), &[], &[]);
+    workspaces.prepare_root(&workspaces.attempt_dir(attempt(1, 0)), &digests[..1]).unwrap();
+    let listed = workspaces.images_kept().unwrap();
+    let unused = listed.iter().map(|layer| (layer.name.clone(), layer.used_at)).collect();
+    // Between the list and the taking.
+    let later = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1 << 33);
+    std::fs::File::open(lab.folder.path().join(format!("images/{}-root.used", digests[1])))
+        .and_then(|mark| mark.set_modified(later))
+        .unwrap();
+    let mut victims = Victims::default();
+    workspaces.take_images(&workspaces.alone().unwrap(), &unused, &mut victims).unwrap();
+    let (taken, trouble) = victims.remove();
+    trouble.unwrap();
+    assert!(taken.iter().all(|one| one.kind == Kind::Image), "{taken:?}");
+    let there = digests.each_ref().map(|digest| workspaces.image_layer(digest).is_some());
+    assert_eq!(there, [true, true, false]);
+    assert_eq!(workspaces.images_kept().unwrap().len(), 2);
+    assert!(workspaces.usage(std::time::Duration::from_secs(60)).unwrap().images > 0);
 }
 
 #[test]

@@ -38,8 +38,10 @@ impl Steps {
             attempt_dir: lab.workspaces.attempt_dir(attempt),
             mount: prepared.mount,
             further: Vec::new(),
+            read_only: Vec::new(),
             preface: Vec::new(),
             container: None,
+            network: kiln_executor::SessionNetwork::default(),
             directory: prepared.directory,
             env: BTreeMap::from([
                 ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
@@ -50,6 +52,9 @@ impl Steps {
             log_bytes_max: u64::MAX,
             grace: Duration::ZERO,
             orphan_for: Duration::ZERO,
+            limits: kiln_model::plan::Limits::default(),
+            sandbox: None,
+            remote: None,
         };
         let session = lab.executor.open(spec).await.unwrap();
         Self { attempt, session, mount }

@@ -17,6 +17,9 @@ const N_COMMITS: usize = 20;
 /// Whatever the person who tests has configured.
 const OWN_GIT: &str = "export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null";
 
+const LFS: &str = "*.bin filter=lfs diff=lfs merge=lfs -text\n*.x text=auto\n";
+const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n";
+
 /// Small trees are always made in full.
 const N_FILES_MIN: usize = 100;
 
@@ -61,6 +64,11 @@ async fn history(lab: &Lab, seed: u64, n_changes: usize) -> (usize, Option<(Base
         }
         // It may have been changed again since.
         let submodule = submodule.filter(|path| is_empty_folder(&files, path));
+        // Of repositories with Git LFS, too, each source is made from another.
+        if n == 1 {
+            std::fs::write(files.join(".gitattributes"), LFS).unwrap();
+            std::fs::write(files.join("large.bin"), POINTER).unwrap();
+        }
         if n == N_COMMITS - 2 {
             std::fs::write(files.join(".gitattributes"), "* ident\n").unwrap();
         }

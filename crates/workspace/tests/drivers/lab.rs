@@ -81,8 +81,10 @@ impl Lab {
             attempt_dir: self.workspaces.attempt_dir(attempt),
             mount: prepared.mount,
             further: prepared.further,
+            read_only: Vec::new(),
             preface: Vec::new(),
             container: None,
+            network: kiln_executor::SessionNetwork::default(),
             directory: prepared.directory,
             env: BTreeMap::from([
                 ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
@@ -93,6 +95,9 @@ impl Lab {
             log_bytes_max: u64::MAX,
             grace: Duration::ZERO,
             orphan_for: Duration::ZERO,
+            limits: kiln_model::plan::Limits::default(),
+            sandbox: None,
+            remote: None,
         };
         let mut session = self.executor.open(spec).await.expect("the session opens");
         let command = StepCommand {

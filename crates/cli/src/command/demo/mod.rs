@@ -73,6 +73,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         // The folder may be gone a moment later, so nothing may outlive this process.
         orphan_for: Duration::ZERO,
         folder: Folder::Ours,
+        config: data.config(),
         env: Vec::new(),
     };
     let agent = agent_of(&server, spawner, &data, part).await?;

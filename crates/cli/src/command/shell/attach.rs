@@ -37,11 +37,42 @@ impl Signals {
     }
 }
 
-pub async fn at_terminal<S: Session>(
-    mut visiting: Visiting<S>,
+/// A place where a command can be run, once or more.
+pub trait Look {
+    async fn run(
+        &mut self,
+        command: StepCommand,
+        streams: Streams,
+        signals: &mut mpsc::UnboundedReceiver<i32>,
+    ) -> Ending;
+
+    /// Leaves it, and takes away what was made for it.
+    async fn end(self) -> Leaving;
+}
+
+pub type Ending = std::result::Result<Ended, StepError>;
+pub type Leaving = std::result::Result<(), String>;
+
+impl<S: Session> Look for Visiting<S> {
+    async fn run(
+        &mut self,
+        command: StepCommand,
+        streams: Streams,
+        signals: &mut mpsc::UnboundedReceiver<i32>,
+    ) -> Ending {
+        Self::run(self, command, streams, signals).await
+    }
+
+    async fn end(self) -> Leaving {
+        Self::end(self).await
+    }
+}
+
+pub async fn at_terminal(
+    mut visiting: impl Look,
     command: StepCommand,
     out: &Output,
-) -> Result<Exit> {
+) -> Result<(Ending, Leaving)> {
     let mut signals = Signals::listen()?;
     let mut resized = signal(SignalKind::window_change()).elsewhere("cannot listen for signals")?;
     let went_on = SignalKind::from_raw(rustix::process::Signal::CONT.as_raw());
@@ -72,14 +103,14 @@ pub async fn at_terminal<S: Session>(
     let left = visiting.end().await;
     lent.end().await;
     drop(raw);
-    passed(ended, left, out)
+    Ok((ended, left))
 }
 
-pub async fn on_streams<S: Session>(
-    mut visiting: Visiting<S>,
+pub async fn on_streams(
+    mut visiting: impl Look,
     command: StepCommand,
     out: &Output,
-) -> Result<Exit> {
+) -> Result<(Ending, Leaving)> {
     let mut signals = Signals::listen()?;
     let streams = own_streams().elsewhere("cannot pass the standard streams on")?;
     let (sender, mut received) = mpsc::unbounded_channel();
@@ -100,17 +131,17 @@ pub async fn on_streams<S: Session>(
         }
     };
     let left = visiting.end().await;
-    passed(ended, left, out)
+    Ok((ended, left))
 }
 
 /// Runs the command. A step's folder that is not there at this moment is no reason not to look.
-async fn run_in<S: Session>(
-    visiting: &mut Visiting<S>,
+async fn run_in(
+    visiting: &mut impl Look,
     command: StepCommand,
     streams: Streams,
     signals: &mut mpsc::UnboundedReceiver<i32>,
     out: &Output,
-) -> std::result::Result<Ended, StepError> {
+) -> Ending {
     let again = streams.try_clone().map_err(|cause| StepError::Spawn(cause.to_string()))?;
     match visiting.run(command.clone(), streams, signals).await {
         Err(error @ StepError::Directory { .. }) if command.directory.is_some() => {
@@ -134,11 +165,7 @@ fn own_streams() -> io::Result<Streams> {
 }
 
 /// The command's end as this process's own.
-fn passed(
-    ended: std::result::Result<Ended, StepError>,
-    left: std::result::Result<(), String>,
-    out: &Output,
-) -> Result<Exit> {
+pub fn passed(ended: Ending, left: Leaving, out: &Output) -> Result<Exit> {
     if let Err(error) = left {
         out.note(&format!("note: what was left there could not be cleared away: {error}"));
     }

@@ -1,7 +1,7 @@
 //! The job that is meant: of a local run, of a server that runs, or of one that does not.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_api::scene::{Enter, Scene};
@@ -34,7 +34,8 @@ pub async fn job(
         let runs = local.runs().await?;
         let enter = Enter { secrets: true, ..enter };
         let scene = of_runs(&runs, *row, &enter).await?;
-        return Ok(found(scene, String::new(), local.data.local(), true));
+        let config = local.data.config();
+        return Ok(found(scene, String::new(), local.data.local(), config));
     }
     let data = data_of(reference, server)?;
     let places = data.server();
@@ -47,13 +48,14 @@ pub async fn job(
         Err(Unanswered::Refused(status, body)) => return Err(refused(status, body)),
         Err(Unanswered::Away(cause)) => without_server(&places, &enter, &cause).await?,
     };
-    Ok(found(scene, enter.project, places, false))
+    Ok(found(scene, enter.project, places, data.config()))
 }
 
-fn found(scene: Scene, project: String, places: Places, is_local: bool) -> Job {
+fn found(scene: Scene, project: String, places: Places, config: PathBuf) -> Job {
+    let is_local = project.is_empty();
     let assignment = &scene.assignment;
     let reference = format!("{project}#{}/{}", assignment.number, assignment.job.name);
-    Job { reference, layers: places.layers(), is_local, scene }
+    Job { reference, layers: places.layers(), config, is_local, scene }
 }
 
 /// The data folder of the server that is meant, which must be on this machine.
@@ -117,7 +119,8 @@ async fn of_runs(runs: &Runs, row: RunRow, enter: &Enter) -> Result<Scene> {
     scene::scene(runs, row, enter).await.map_err(|error| match error {
         AskError::Wrong { message, help, .. } => Failure { help, ..Failure::yours(message) },
         AskError::NotFound { message, .. } | AskError::Conflict { message, .. } => {
-            Failure::yours(message)
+            let run = format!("{}#{}", enter.project, enter.number);
+            Failure::yours(message).help(format!("`kiln show '{run}'` lists its jobs"))
         }
         AskError::Store(error) => error.into(),
         other => Failure::elsewhere(other),

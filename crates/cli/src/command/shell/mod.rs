@@ -3,6 +3,7 @@
 pub(super) mod find;
 mod start;
 mod attach;
+mod live;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +44,9 @@ pub struct Args {
     /// The files as the first step found them
     #[arg(long, conflicts_with = "step")]
     fresh: bool,
+    /// In the job itself, while it runs: its own files and processes
+    #[arg(long, conflicts_with_all = ["step", "fresh", "attempt", "secret", "secrets"])]
+    live: bool,
     /// Of an earlier attempt [default: the last]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     attempt: Option<u32>,
@@ -67,11 +71,15 @@ Examples:
   kiln shell '#12'                            where the only failed job of a local run failed
   kiln shell 'site#12/test' --step 2          as its second step found the files
   kiln shell '#12/test' -- make test          one command
+  kiln shell --live 'site#12/test'            in the job itself, while it runs
   kiln shell '#12/build' -- tar c out | tar x what it made
 
 Where standard input and output are a terminal, so they are inside, with Ctrl-C, Ctrl-Z and the size
 of the window; otherwise bytes go through as they are. A job of a local run has the secrets that
 `kiln rerun` would give it; one of a server has none without --secrets.
+
+With --live nothing is a copy: what you change, the job sees, and you have the variables, the folder
+and the limits of the step that runs. The job does not wait for you; when it ends, so does your shell.
 
 Exit codes: the command's own, 128 and the signal's number when a signal ended it; 2, 3 and 70 when
 kiln could not open the place, and says so.";
@@ -82,10 +90,15 @@ pub(super) struct Job {
     /// How the person writes it.
     pub reference: String,
     pub layers: PathBuf,
+    /// The configuration file of its data folder.
+    pub config: PathBuf,
     is_local: bool,
 }
 
 pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
+    if args.command.first().is_some_and(String::is_empty) {
+        return Err(Failure::yours("the command after `--` is empty"));
+    }
     let given = secrets(&args.secret)?;
     let more = variables(&args.env)?;
     let enter = Enter {
@@ -96,6 +109,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         moment: match (&args.step, args.after) {
             (Some(step), true) => Moment::After(step.clone()),
             (Some(step), false) => Moment::Before(step.clone()),
+            (None, _) if args.live => Moment::Live,
             (None, _) if args.fresh => Moment::Start,
             (None, _) => Moment::Left,
         },
@@ -103,9 +117,15 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     };
     let mut job =
         find::job(&args.reference, &args.server, args.directory.as_deref(), enter).await?;
+    if args.live {
+        return live::run(&job, args.command, more, out).await;
+    }
     let scene = &mut job.scene;
     scene.without.retain(|name| !given.contains_key(name));
-    let wanted = given.into_iter().filter(|(name, _)| scene.assignment.job.secrets.contains(name));
+    let (wanted, other): (Vec<_>, Vec<_>) =
+        given.into_iter().partition(|(name, _)| scene.assignment.job.secrets.contains(name));
+    let not_its = other.iter().map(|(name, _)| format!("the job has no secret `{name}`"));
+    scene.notes.extend(not_its);
     scene.secrets.extend(wanted);
     scene.assignment.secrets = scene.secrets.clone();
     let machine_env = match scene.machine_env.is_empty() {
@@ -117,14 +137,15 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
     welcome(out, &job, args.command.is_empty() && terminal);
     let executor = HostExecutor::new(spawner);
     let workspaces = Arc::new(workspaces(&executor, &job.layers).await?);
-    let images = images(&workspaces, &job.layers.with_file_name("images"))?;
+    let images = images(&workspaces, &job.layers.with_file_name("images"), &job.config)?;
     let assignment = &job.scene.assignment;
     let begun = Visiting::begin(&executor, workspaces, &images, assignment, &machine_env).await;
     let visiting = begun.map_err(|error| refused(&job, error))?;
-    match terminal {
-        true => attach::at_terminal(visiting, command, out).await,
-        false => attach::on_streams(visiting, command, out).await,
-    }
+    let (ended, left) = match terminal {
+        true => attach::at_terminal(visiting, command, out).await?,
+        false => attach::on_streams(visiting, command, out).await?,
+    };
+    attach::passed(ended, left, out)
 }
 
 /// Which job, whose files as of when, and how to leave; for a command of one's own only what it must
@@ -149,6 +170,11 @@ fn welcome(out: &Output, job: &Job, in_full: bool) {
             visible(path)
         ));
     }
+    let services: Vec<&str> = scene.assignment.job.services.keys().map(String::as_str).collect();
+    if !services.is_empty() {
+        let names = visible(&services.join(", "));
+        out.note(&format!("note: its services are not running here: {names}"));
+    }
     if !scene.without.is_empty() {
         let names = scene.without.join(", ");
         let how = match job.is_local {
@@ -162,11 +188,14 @@ fn welcome(out: &Output, job: &Job, in_full: bool) {
 fn refused(job: &Job, error: VisitError) -> Failure {
     let reference = visible(&job.reference);
     match &error {
-        VisitError::Workspace(WorkspaceError::Missing(_)) => {
-            let again = reference.rsplit_once('/').map_or_else(
-                || format!("kiln rerun '{reference}'"),
-                |(run, job)| format!("kiln rerun '{run}' --job '{job}'"),
-            );
+        VisitError::Workspace(WorkspaceError::Missing(missing)) => {
+            let assignment = &job.scene.assignment;
+            // Over what its needs left lies its own.
+            let mut left = assignment.layers.iter().zip(&assignment.layers_of);
+            let need = left.find(|(layer, _)| missing.contains(layer)).map(|(_, need)| need);
+            let maker = need.unwrap_or(&assignment.job.name);
+            let run = reference.rsplit_once('/').map_or(reference.as_str(), |(run, _)| run);
+            let again = format!("kiln rerun '{run}' --job '{maker}'");
             Failure::yours(format!("the files of {reference} are gone: {error}"))
                 .help(format!("`{again}` makes them again"))
         }

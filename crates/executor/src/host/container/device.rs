@@ -1,13 +1,10 @@
-//! `/dev`, and the loopback device of a network of its own.
+//! `/dev`.
 
-#![allow(unsafe_code, reason = "the request that brings a network device up has no safe interface")]
-
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use rustix::mount::MountAttrFlags;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::root::{Result, bind, folder, new, said};
 
@@ -44,26 +41,25 @@ pub(super) fn make(root: BorrowedFd<'_>) -> Result<()> {
     new(root, "mqueue", &[], plain, Path::new("dev/mqueue"))
 }
 
-/// Brings `lo` up in a new network namespace.
-pub(super) fn loopback_up() -> Result<()> {
-    let what = "cannot bring the container's loopback device up";
-    let made = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    );
-    let socket = said(what, made)?;
-    // SAFETY: all zeros is a valid request; its name is `lo` with its closing zero.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = *from as libc::c_char;
+/// Every other device of the machine, two folders deep. One that cannot be shown is left out: it may have
+/// been unplugged.
+pub(super) fn all(root: BorrowedFd<'_>) -> Result<()> {
+    const OWN: [&str; 5] = ["pts", "shm", "mqueue", "ptmx", "console"];
+    let is_own = |path: &Path| OWN.iter().any(|own| path == Path::new("/dev").join(own));
+    let mut folders = vec![Path::new("/dev").to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Ok(kind) = entry.file_type() else { continue };
+            if is_own(&path) || NODES.iter().any(|node| path == Path::new("/dev").join(node)) {
+                continue;
+            }
+            if kind.is_dir() && folder == Path::new("/dev") {
+                folders.push(path);
+            } else if kind.is_char_device() || kind.is_block_device() {
+                let _ = bind(root, &path, &path, true);
+            }
+        }
     }
-    let wanted = libc::IFF_UP | libc::IFF_RUNNING;
-    request.ifr_ifru.ifru_flags = wanted as libc::c_short;
-    // SAFETY: the kernel reads a request of this size and keeps nothing of it.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
-        0 => Ok(()),
-        _ => Err(format!("{what}: {}", crate::contract::words(&io::Error::last_os_error()))),
-    }
+    Ok(())
 }

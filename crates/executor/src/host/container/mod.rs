@@ -20,7 +20,10 @@
 
 mod stage;
 mod root;
+mod machine;
+mod volume;
 mod device;
+mod workspace;
 mod user;
 mod privilege;
 
@@ -33,12 +36,23 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
 
+pub(super) use machine::Private;
 pub(super) use privilege::Powers;
 pub(super) use user::Identity;
 
 use super::init::Failed;
+use super::network::Names;
 use super::sys::Entry;
-use crate::Container as Wanted;
+use crate::{Container as Wanted, Sandbox};
+
+/// What a container is made in.
+pub(super) struct Around<'a> {
+    /// Where the workspace is, if there is one.
+    pub workspace: Option<&'a Path>,
+    /// It is not in the machine's network.
+    pub network_is_apart: bool,
+    pub names: Option<&'a Names>,
+}
 
 /// A container that stands.
 #[derive(Debug)]
@@ -56,15 +70,41 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Makes it. The calling process is in a mount namespace of its own, in which the workspace is at
-    /// `workspace`; its later children are born in the container.
+    /// Makes it. The calling process is in a mount namespace and in the network of its own; its later
+    /// children are born in the container.
     ///
     /// `single_user`: it is also in a user namespace that knows one user.
-    pub fn make(wanted: &Wanted, workspace: &Path, single_user: bool) -> Result<Self, Failed> {
-        let (stage, pidfd) = stage::start(wanted, workspace)?;
+    pub fn make(wanted: &Wanted, around: &Around<'_>, single_user: bool) -> Result<Self, Failed> {
+        let who = |root: &OwnedFd| user::find(root, &wanted.user, single_user);
+        let powers = match single_user {
+            true => Powers::of_one_user(wanted.privileged)?,
+            false => Powers::new(wanted.privileged)?,
+        };
+        Self::around(|| root::make(wanted, around), wanted.workspace.clone(), powers, who)
+    }
+
+    /// A sandbox: as a container, over the machine's own files.
+    pub fn make_sandbox(
+        wanted: &Sandbox,
+        around: &Around<'_>,
+        private: &Private,
+    ) -> Result<Self, Failed> {
+        let who = |_: &OwnedFd| Ok(user::own(wanted));
+        let workspace = around.workspace.unwrap_or(Path::new("/")).to_owned();
+        let make = || machine::make(wanted, around, private);
+        Self::around(make, workspace, Powers::new(false)?, who)
+    }
+
+    fn around(
+        make: impl Fn() -> root::Result<()>,
+        workspace: PathBuf,
+        powers: Powers,
+        who: impl FnOnce(&OwnedFd) -> Result<Identity, Failed>,
+    ) -> Result<Self, Failed> {
+        let (stage, pidfd) = stage::start(make)?;
         let made = (|| {
             let root = root::of(stage)?;
-            let identity = user::find(&root, &wanted.user, single_user)?;
+            let identity = who(&root)?;
             // From now on init's children are processes of the container.
             rustix::thread::move_into_thread_name_spaces(
                 pidfd.as_fd(),
@@ -74,10 +114,7 @@ impl Container {
             Ok((root, identity))
         })();
         match made {
-            Ok((root, identity)) => {
-                let (workspace, powers) = (wanted.workspace.clone(), Powers::new()?);
-                Ok(Self { stage, pidfd, root, workspace, identity, powers })
-            }
+            Ok((root, identity)) => Ok(Self { stage, pidfd, root, workspace, identity, powers }),
             Err(failed) => {
                 kill(stage);
                 Err(failed)
@@ -89,7 +126,7 @@ impl Container {
     pub fn remark(&self) -> Option<String> {
         let user = self.identity.instead_of.as_ref()?;
         Some(format!(
-            "the image wants the user `{user}`; this machine has one user for containers, so root it is"
+            "the image wants the user `{user}`; who runs kiln has one user for containers, so root it is"
         ))
     }
 

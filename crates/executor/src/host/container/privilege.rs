@@ -78,6 +78,16 @@ const UNKNOWN: &[libc::c_long] = &[
     libc::SYS_io_uring_setup,
 ];
 
+/// What gives a file to another user.
+const OWNERS: &[libc::c_long] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+];
+
 /// Socket families that no build needs and that much kernel code hangs on.
 const FAMILIES: &[libc::c_int] = &[
     libc::AF_ALG,
@@ -99,11 +109,16 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
 /// What is taken from a step before it becomes its program.
 #[derive(Debug)]
 pub(in crate::host) struct Powers {
-    filters: [BpfProgram; 2],
+    /// `None`: nothing is taken.
+    filters: Option<Vec<BpfProgram>>,
 }
 
 impl Powers {
-    pub fn new() -> Result<Self, Failed> {
+    /// `privileged`: it keeps everything.
+    pub fn new(privileged: bool) -> Result<Self, Failed> {
+        if privileged {
+            return Ok(Self { filters: None });
+        }
         let wrong =
             |why: String| Failed::words(&format!("cannot make the filter of system calls: {why}"));
         let refused = refused().map_err(|error| wrong(error.to_string()))?;
@@ -115,11 +130,28 @@ impl Powers {
             BpfProgram::try_from(filter)
         };
         Ok(Self {
-            filters: [
+            filters: Some(vec![
                 filter(refused, libc::EPERM).map_err(|error| wrong(error.to_string()))?,
                 filter(unknown, libc::ENOSYS).map_err(|error| wrong(error.to_string()))?,
-            ],
+            ]),
         })
+    }
+
+    /// As [`Powers::new`], where there is one user: a change of owner succeeds and changes nothing. It could
+    /// not be made, and what installs packages would give up over it.
+    pub fn of_one_user(privileged: bool) -> Result<Self, Failed> {
+        let mut powers = Self::new(privileged)?;
+        let wrong =
+            |why: String| Failed::words(&format!("cannot make the filter of system calls: {why}"));
+        let owners = OWNERS.iter().map(|call| (*call, Vec::new())).collect();
+        let arch = TargetArch::try_from(std::env::consts::ARCH);
+        let arch = arch.map_err(|error| wrong(error.to_string()))?;
+        let filter =
+            SeccompFilter::new(owners, SeccompAction::Allow, SeccompAction::Errno(0), arch);
+        let filter =
+            filter.and_then(BpfProgram::try_from).map_err(|error| wrong(error.to_string()))?;
+        powers.filters.iter_mut().for_each(|filters| filters.push(filter.clone()));
+        Ok(powers)
     }
 
     /// Takes them. Between vfork and exec: system calls only.
@@ -128,6 +160,7 @@ impl Powers {
     ///
     /// The caller is a child that will become another program.
     pub unsafe fn take(&self, uid: u32) -> bool {
+        let Some(filters) = &self.filters else { return true };
         // SAFETY: numbers and pointers to memory that lives until exec; each call is checked, or may fail
         // because what it takes is not there.
         unsafe {
@@ -142,7 +175,7 @@ impl Powers {
             if !set_capabilities(kept) || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
                 return false;
             }
-            for filter in &self.filters {
+            for filter in filters {
                 let program = libc::sock_fprog {
                     len: filter.len() as libc::c_ushort,
                     filter: filter.as_ptr().cast_mut().cast(),

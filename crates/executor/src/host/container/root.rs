@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use kiln_stdx::overlay;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     self as sys, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
@@ -17,9 +17,8 @@ use rustix::mount::{
 };
 use rustix::process::Pid;
 
-use super::device;
-use super::{Wanted, failed};
-use crate::Network;
+use super::{Around, Wanted, failed};
+use super::{device, volume};
 use crate::host::init::Failed;
 
 /// Why there is no root, in words: they cross a process boundary.
@@ -52,7 +51,7 @@ pub(super) fn of(stage: Pid) -> std::result::Result<OwnedFd, Failed> {
 }
 
 /// Makes the root and steps into it. In the stage, which has all its namespaces.
-pub(super) fn make(wanted: &Wanted, workspace: &Path) -> Result<()> {
+pub(super) fn make(wanted: &Wanted, around: &Around<'_>) -> Result<()> {
     let slave = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     said("cannot detach from the machine's mounts", sys::mount_change("/", slave))?;
     overlay::mount(&wanted.root).map_err(|error| {
@@ -64,15 +63,25 @@ pub(super) fn make(wanted: &Wanted, workspace: &Path) -> Result<()> {
     let root = root.as_fd();
     proc(root)?;
     device::make(root)?;
-    sysfs(root, wanted.network)?;
+    sysfs(root, around.network_is_apart, wanted.privileged)?;
     folder(root, Path::new("tmp"), Some(0o1777))?;
-    bind(root, workspace, &wanted.workspace, true)?;
+    match around.workspace {
+        Some(workspace) => bind(root, workspace, &wanted.workspace, true)?,
+        None => drop(folder(root, &relative(&wanted.workspace), None)?),
+    }
+    for (from, to) in around.names.iter().flat_map(|names| names.files()) {
+        bind(root, &from, to, true)?;
+    }
     for one in &wanted.binds {
         bind(root, &one.from, &one.to, one.writable)?;
     }
-    cover(root)?;
-    if wanted.network == Network::None {
-        device::loopback_up()?;
+    for one in &wanted.volumes {
+        volume::show(root, one)?;
+    }
+    if wanted.privileged {
+        device::all(root)?;
+    } else {
+        cover(root)?;
     }
     let name = rustix::system::sethostname(wanted.hostname.as_bytes());
     said("cannot set the host name", name)?;
@@ -80,7 +89,7 @@ pub(super) fn make(wanted: &Wanted, workspace: &Path) -> Result<()> {
 }
 
 /// The new root takes the place of the old one, which is then nowhere.
-fn enter(root: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn enter(root: BorrowedFd<'_>) -> Result<()> {
     said("cannot enter the container's root", rustix::process::fchdir(root))?;
     said("cannot change the root", rustix::process::pivot_root(".", "."))?;
     // Both are at `.` now, the old one on top.
@@ -88,7 +97,7 @@ fn enter(root: BorrowedFd<'_>) -> Result<()> {
     said("cannot enter the container's root", rustix::process::chdir("/"))
 }
 
-fn proc(root: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn proc(root: BorrowedFd<'_>) -> Result<()> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -97,19 +106,18 @@ fn proc(root: BorrowedFd<'_>) -> Result<()> {
 
 /// Read-only. The network's part of it belongs to the network namespace: with the machine's own network it
 /// is the machine's own `/sys` that is shown.
-fn sysfs(root: BorrowedFd<'_>, network: Network) -> Result<()> {
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+pub(super) fn sysfs(root: BorrowedFd<'_>, network_is_apart: bool, writable: bool) -> Result<()> {
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC
-        | MountAttrFlags::MOUNT_ATTR_RDONLY;
-    match network {
-        Network::None => new(root, "sysfs", &[], attributes, Path::new("sys")),
-        // Without it most programs live; a kernel that hides parts of its own refuses a bind.
-        Network::Host => {
-            let _ = bind(root, Path::new("/sys"), Path::new("/sys"), false);
-            Ok(())
-        }
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, !writable);
+    // Who does not own the network may not mount it.
+    if network_is_apart && new(root, "sysfs", &[], attributes, Path::new("sys")).is_ok() {
+        return Ok(());
     }
+    // Without it most programs live; a kernel that hides parts of its own refuses a bind.
+    let _ = bind(root, Path::new("/sys"), Path::new("/sys"), writable);
+    Ok(())
 }
 
 /// A new file system at a place in the root.
@@ -150,13 +158,13 @@ pub(super) fn bind(root: BorrowedFd<'_>, from: &Path, to: &Path, writable: bool)
     if writable { Ok(()) } else { said(&what, make_read_only(root, &inside)) }
 }
 
-fn put(mount: &OwnedFd, at: &OwnedFd) -> rustix::io::Result<()> {
+pub(super) fn put(mount: &OwnedFd, at: &OwnedFd) -> rustix::io::Result<()> {
     let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     sys::move_mount(mount, "", at, "", both)
 }
 
 /// What is mounted at a place in the root, made read-only.
-fn make_read_only(root: BorrowedFd<'_>, at: &Path) -> rustix::io::Result<()> {
+pub(super) fn make_read_only(root: BorrowedFd<'_>, at: &Path) -> rustix::io::Result<()> {
     let place = find(root, at, OFlags::PATH)?;
     let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     sys::mount_remount(through(&place), flags, "")
@@ -169,7 +177,7 @@ fn through(descriptor: &OwnedFd) -> PathBuf {
 }
 
 /// Hides kernel state, and write-protects what must be seen.
-fn cover(root: BorrowedFd<'_>) -> Result<()> {
+pub(super) fn cover(root: BorrowedFd<'_>) -> Result<()> {
     for name in MASKED {
         let Ok(place) = find(root, Path::new(name), OFlags::PATH) else { continue };
         let what = format!("cannot cover `/{name}`");
@@ -195,7 +203,7 @@ fn cover(root: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// A path without its leading `/`.
-fn relative(path: &Path) -> PathBuf {
+pub(super) fn relative(path: &Path) -> PathBuf {
     path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
 }
 
@@ -228,7 +236,7 @@ pub(super) fn folder(root: BorrowedFd<'_>, path: &Path, mode: Option<u32>) -> Re
                         &at,
                         part.as_os_str(),
                         Mode::from_raw_mode(mode),
-                        rustix::fs::AtFlags::empty(),
+                        AtFlags::empty(),
                     );
                     said(&what, set)?;
                 }
@@ -240,14 +248,22 @@ pub(super) fn folder(root: BorrowedFd<'_>, path: &Path, mode: Option<u32>) -> Re
     Ok(at)
 }
 
-fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     let what = format!("cannot make the file `/{}` in the image", path.display());
     match find(root, path, OFlags::PATH) {
         Err(Errno::NOENT) => {
             let above = folder(root, path.parent().unwrap_or(Path::new("")), None)?;
             let name = path.file_name().unwrap_or_default();
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = rustix::fs::openat(&above, name, flags, Mode::from_raw_mode(0o644));
+            let open = || rustix::fs::openat(&above, name, flags, Mode::from_raw_mode(0o644));
+            let made = match open() {
+                // A link to nothing, as `/etc/resolv.conf` often is: the file takes its place.
+                Err(Errno::LOOP) => {
+                    said(&what, rustix::fs::unlinkat(&above, name, AtFlags::empty()))?;
+                    open()
+                }
+                made => made,
+            };
             said(&what, made.map(drop))?;
             said(&what, find(root, path, OFlags::PATH))
         }
@@ -255,7 +271,7 @@ fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     }
 }
 
-fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 

@@ -7,28 +7,23 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::path::Path;
 
 use rustix::process::{Pid, Signal, WaitOptions};
 
-use super::{Wanted, failed, root};
-use crate::Network;
+use super::{failed, root};
 use crate::host::init::Failed;
 use crate::host::sys;
 
-/// Starts it, and waits until its root stands.
-pub(super) fn start(wanted: &Wanted, workspace: &Path) -> Result<(Pid, OwnedFd), Failed> {
+/// Starts it, and waits until its root stands, which `make` makes.
+pub(super) fn start(make: impl Fn() -> root::Result<()>) -> Result<(Pid, OwnedFd), Failed> {
     let (mut told, tell) = io::pipe().map_err(failed("cannot make a pipe"))?;
-    let mut flags = libc::CLONE_NEWPID
+    let flags = libc::CLONE_NEWPID
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP
         | libc::CLONE_PIDFD
         | libc::SIGCHLD;
-    if wanted.network == Network::None {
-        flags |= libc::CLONE_NEWNET;
-    }
     let mut pidfd: libc::c_int = -1;
     // SAFETY: as fork: no stack is given and no memory shared; init has one thread. The kernel writes the
     // descriptor of the child through the third argument.
@@ -46,7 +41,7 @@ pub(super) fn start(wanted: &Wanted, workspace: &Path) -> Result<(Pid, OwnedFd),
         -1 => Err(failed("cannot make the container's namespaces")(io::Error::last_os_error())),
         0 => sys::run_and_exit(|| {
             drop(told);
-            be(wanted, workspace, tell)
+            be(make, tell)
         }),
         pid => {
             drop(tell);
@@ -72,11 +67,11 @@ pub(super) fn start(wanted: &Wanted, workspace: &Path) -> Result<(Pid, OwnedFd),
 /// What the stage says when its root stands. Anything else is what went wrong.
 const READY: &str = "ready";
 
-fn be(wanted: &Wanted, workspace: &Path, mut tell: io::PipeWriter) -> i32 {
+fn be(make: impl Fn() -> root::Result<()>, mut tell: io::PipeWriter) -> i32 {
     sys::set_process_name(c"kiln-stage", "kiln-stage");
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     sys::ignore_children();
-    let made = root::make(wanted, workspace);
+    let made = make();
     let said = match &made {
         Ok(()) => tell.write_all(READY.as_bytes()),
         Err(why) => tell.write_all(why.as_bytes()),

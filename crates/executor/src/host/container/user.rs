@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use crate::Sandbox;
 use crate::host::init::Failed;
 
 /// Lists of users are short; one that is not is not read.
@@ -28,7 +29,7 @@ pub(super) fn find(root: &impl AsFd, user: &str, single_user: bool) -> Result<Id
     let users = read(root.as_fd(), "etc/passwd");
     let groups = read(root.as_fd(), "etc/group");
     let found = look_up(user, &users, &groups).map_err(|why| {
-        Failed::words(&format!("the image's user `{user}` cannot be used: {why}"))
+        Failed::words(&format!("the user `{user}` of the container cannot be used: {why}"))
     })?;
     if !single_user {
         return Ok(found);
@@ -37,6 +38,14 @@ pub(super) fn find(root: &impl AsFd, user: &str, single_user: bool) -> Result<Id
     let root = look_up("0:0", &users, &groups).map_err(|why| Failed::words(&why))?;
     let instead_of = (found.uid != 0).then(|| user.to_owned());
     Ok(Identity { groups: None, instead_of, ..root })
+}
+
+/// In a sandbox one is who kiln is, without its further groups where they can be given up.
+pub(super) fn own(sandbox: &Sandbox) -> Identity {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let groups = (!sandbox.user).then(Vec::new);
+    let home = sandbox.home.to_string_lossy().into_owned();
+    Identity { uid, gid, groups, home, instead_of: None }
 }
 
 fn look_up(user: &str, users: &str, groups: &str) -> Result<Identity, String> {
@@ -52,7 +61,7 @@ fn look_up(user: &str, users: &str, groups: &str) -> Result<Identity, String> {
         lines(users).find(|line| line.get(2).and_then(|uid| uid.parse().ok()) == Some(number))
     });
     let field = |at: usize| listed.as_ref()?.get(at)?.parse::<u32>().ok();
-    let uid = field(2).or(number).ok_or("there is none of that name in its `/etc/passwd`")?;
+    let uid = field(2).or(number).ok_or("the image has none of that name in its `/etc/passwd`")?;
     let gid = match group {
         Some(group) => group_of(group, groups)?,
         None => field(3).unwrap_or(0),
@@ -74,7 +83,7 @@ fn look_up(user: &str, users: &str, groups: &str) -> Result<Identity, String> {
 fn group_of(group: &str, groups: &str) -> Result<u32, String> {
     let named = lines(groups).find(|line| line.first() == Some(&group));
     let number = named.and_then(|line| line.get(2)?.parse().ok()).or_else(|| group.parse().ok());
-    number.ok_or_else(|| format!("there is no group `{group}` in its `/etc/group`"))
+    number.ok_or_else(|| format!("the image has no group `{group}` in its `/etc/group`"))
 }
 
 fn lines(list: &str) -> impl Iterator<Item = Vec<&str>> {

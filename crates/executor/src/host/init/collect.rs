@@ -204,6 +204,16 @@ impl Walk<'_> {
     }
 }
 
+/// Copies a file of a folder into the store of objects: what kiln itself has written, such as a log.
+///
+/// # Errors
+///
+/// When there is no such file, or it cannot be copied.
+pub fn keep_file(folder: &Path, name: &str, objects: &Path) -> Result<Artifact, StepError> {
+    let root = super::open_folder(folder).map_err(|cause| trouble(name, words(&cause)))?;
+    keep(&root, name, objects, false)
+}
+
 /// Copies one file into the store.
 fn keep(root: &OwnedFd, name: &str, objects: &Path, sync: bool) -> Result<Artifact, StepError> {
     let failed = |cause: &io::Error| trouble(name, words(cause));

@@ -18,6 +18,9 @@ const ROUND: Duration = Duration::from_millis(5);
 impl Init {
     /// Ends every descendant: TERM, up to `grace`, KILL. Output is taken meanwhile.
     pub(super) fn quell(&mut self, grace: Duration) -> Result<(), StepError> {
+        if self.far.is_some() {
+            return self.quell_far(grace);
+        }
         if !self.reap() {
             return Ok(());
         }
@@ -42,7 +45,11 @@ impl Init {
 
     /// Every process of the job, parents before children.
     pub(super) fn descendants(&self) -> Vec<i32> {
-        let mut found = all();
+        if self.far.is_some() {
+            // What is here is kiln's own.
+            return Vec::new();
+        }
+        let mut found = all(|pid| self.network.is_keeper(pid));
         if let Some(container) = &self.container {
             found.retain(|pid| !container.is_stage(*pid));
         }
@@ -110,19 +117,20 @@ struct Stirred {
     owner_gone: bool,
 }
 
-/// Every descendant of this process, parents before children.
-fn all() -> Vec<i32> {
+/// Every descendant of this process, parents before children, but those that are `apart` and all below.
+fn all(apart: impl Fn(i32) -> bool) -> Vec<i32> {
     let me = rustix::process::getpid().as_raw_nonzero().get();
     let mut found = Vec::new();
     let mut next = vec![me];
     while let Some(parent) = next.pop() {
-        let Some(children) = children_of(parent) else { continue };
+        let Some(mut children) = children_of(parent) else { continue };
+        children.retain(|child| !apart(*child));
         found.extend(&children);
         next.extend(children);
     }
     match children_of(me) {
         Some(_) => found,
-        None => all_by_parent(me),
+        None => all_by_parent(me, apart),
     }
 }
 
@@ -141,7 +149,7 @@ fn children_of(pid: i32) -> Option<Vec<i32>> {
 }
 
 /// For kernels without lists of children: every process whose chain of parents leads to `root`.
-fn all_by_parent(root: i32) -> Vec<i32> {
+fn all_by_parent(root: i32, apart: impl Fn(i32) -> bool) -> Vec<i32> {
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
@@ -149,7 +157,7 @@ fn all_by_parent(root: i32) -> Vec<i32> {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse::<i32>().ok()
         });
-        parents.extend(pid.zip(parent));
+        parents.extend(pid.zip(parent).filter(|(pid, _)| !apart(*pid)));
     }
     let mut found = vec![root];
     let mut at = 0;

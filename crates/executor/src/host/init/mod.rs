@@ -23,16 +23,20 @@
 mod collect;
 mod descendants;
 mod log;
+mod meter;
 mod setup;
 mod step;
 mod remount;
 mod visit;
+mod guest;
+mod far;
 
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use kiln_model::limit;
@@ -40,18 +44,23 @@ use kiln_stdx::{Clock, SystemClock};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::Pid;
 
+pub use self::collect::keep_file;
+use self::guest::Guests;
 use self::log::Log;
+use self::meter::{Gauge, Meter};
 pub(in crate::host) use self::setup::Failed;
 pub(super) use self::setup::{Users, enter_namespace};
 use self::visit::Visit;
 use super::attach;
-use super::container::Container;
+use super::bound::Bounds;
+use super::container::{Container, Private};
+use super::network::{self, Network};
+use super::ssh::Far;
 use super::wire::{Ask, DESCRIPTORS_MAX, Inbox, Opening, State, Tell, encode};
-use super::{probe, sys};
-use crate::StepDone;
-use crate::StepError;
+use super::{cgroup, probe, sys};
+use crate::{SessionNetwork, StepCommand, StepDone, StepError};
 
 /// How long everything has to go at the end of a session, at most: nobody waits for its result.
 const CLOSE_GRACE_MAX: Duration = Duration::from_secs(2);
@@ -83,6 +92,9 @@ struct Init {
     running: Option<Running>,
     done: Vec<StepDone>,
     visit: Option<Visit>,
+    guests: Guests,
+    /// The command of the step that began last.
+    latest: Option<StepCommand>,
     /// When an orphan's time is up.
     orphan_until: Option<Duration>,
     /// The mount table of its own namespace, to be asked whether it has changed.
@@ -91,6 +103,14 @@ struct Init {
     mounted: Option<u64>,
     /// Where the steps run, when that is not the machine itself.
     container: Option<Container>,
+    network: Network,
+    /// The machine where the steps run, when that is not this one.
+    far: Option<Far>,
+    /// What a sandbox writes besides the workspace.
+    private: Option<Private>,
+    /// How much the steps may use.
+    bounds: Bounds,
+    gauge: Gauge,
     /// Between two jobs.
     resting: bool,
 }
@@ -101,7 +121,8 @@ struct Running {
     timeout: Option<Duration>,
     /// On the monotonic clock.
     deadline: Option<Duration>,
-    ended: Option<WaitStatus>,
+    ended: Option<ExitStatus>,
+    meter: Meter,
 }
 
 /// What the owner knows of the log.
@@ -143,7 +164,7 @@ fn serve(mut control: UnixStream) -> io::Result<()> {
     match first {
         Ask::Open(spec) => {
             let attempt_dir = spec.attempt_dir.clone();
-            match Init::open(*spec, inbox) {
+            match Init::open(*spec, inbox, &control) {
                 Ok(mut init) => {
                     init.control = Some(control);
                     init.tell(&Tell::Opened);
@@ -151,6 +172,7 @@ fn serve(mut control: UnixStream) -> io::Result<()> {
                     Ok(())
                 }
                 Err(Failed(refusal)) => {
+                    cgroup::reap(&attempt_dir);
                     attach::remove_traces(&attempt_dir);
                     control.write_all(&encode(&Tell::Refused(refusal)))
                 }
@@ -164,7 +186,7 @@ fn serve(mut control: UnixStream) -> io::Result<()> {
     }
 }
 
-fn receive(from: &mut UnixStream, inbox: &mut Inbox) -> io::Result<usize> {
+pub(super) fn receive(from: &mut UnixStream, inbox: &mut Inbox) -> io::Result<usize> {
     let mut bytes = [0; 16 << 10];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut attached = RecvAncillaryBuffer::new(&mut space);
@@ -199,6 +221,9 @@ impl Init {
             if ready.signals {
                 self.reap();
             }
+            if ready.far {
+                self.hear_far();
+            }
             self.heed_log_trouble();
             if ready.control
                 && let Flow::End = self.listen()
@@ -207,6 +232,15 @@ impl Init {
             }
             if ready.door {
                 self.let_in();
+            }
+            if ready.guests.contains(&true) {
+                self.heed_guests(&ready.guests);
+            }
+            if ready.host_gone {
+                self.spec.grace = Duration::ZERO;
+                let closed = self.close();
+                self.tell(&Tell::Closed(closed));
+                return;
             }
             if let Flow::End = self.keep_time() {
                 return;
@@ -239,6 +273,20 @@ impl Init {
             fds.push(PollFd::new(door, PollFlags::IN));
             fds.len() - 1
         });
+        let host_at = self.network.host().map(|host| {
+            fds.push(PollFd::new(host, PollFlags::IN));
+            fds.len() - 1
+        });
+        let far_at = self.far_line().map(|line| {
+            fds.push(PollFd::new(line, PollFlags::IN));
+            fds.len() - 1
+        });
+        let guests_at = fds.len();
+        if !self.resting {
+            fds.extend(
+                self.guests.lines().map(|line| PollFd::from_borrowed_fd(line, PollFlags::IN)),
+            );
+        }
         // Every signal is blocked, so nothing interrupts; an error leaves no event, and the loop
         // comes round again.
         let _ = rustix::event::poll(&mut fds, timeout.as_ref());
@@ -248,6 +296,9 @@ impl Init {
             signals: at(1),
             control: control_at.is_some_and(at),
             door: door_at.is_some_and(at),
+            host_gone: host_at.is_some_and(at),
+            far: far_at.is_some_and(at),
+            guests: (guests_at..fds.len()).map(at).collect(),
         }
     }
 
@@ -274,19 +325,34 @@ impl Init {
         let mut siginfo = [0; 128];
         while rustix::io::read(&self.signals, &mut siginfo[..]).is_ok() {}
         loop {
-            match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) => {
-                    if let Some(running) = &mut self.running
-                        && running.child == pid
-                    {
-                        running.ended = Some(status);
-                    } else if let Some(visit) = &mut self.visit {
-                        visit.heed(pid, status);
-                    }
+            match sys::next_ended() {
+                Ok(Some(child)) => self.heed(&child),
+                // The stage of a container and the keeper of a network are no processes of the job.
+                Ok(None) => {
+                    let all_are_jobs = self.container.is_none()
+                        && !self.network.has_keeper()
+                        && self.far.is_none();
+                    return all_are_jobs || !self.descendants().is_empty();
                 }
-                // The stage of a container is no process of the job.
-                Ok(None) => return self.container.is_none() || !self.descendants().is_empty(),
                 Err(_) => return false,
+            }
+        }
+    }
+
+    fn heed(&mut self, child: &sys::Ended) {
+        if let Some(remark) = self.network.heed(child.pid) {
+            return self.log.say(remark);
+        }
+        if self.guests.heed(child) {
+            return;
+        }
+        if self.visit.as_mut().is_some_and(|visit| visit.heed(child.pid, child.status)) {
+            return;
+        }
+        if let Some(running) = &mut self.running {
+            running.meter.add(&child.used);
+            if running.child == child.pid {
+                running.ended = Some(child.status);
             }
         }
     }
@@ -316,6 +382,11 @@ impl Init {
             Ask::Visit { command, on } => self.begin_visit(&command, on),
             Ask::Signal { number } => self.signal_visit(number),
             Ask::Seen => self.announced.unheard = false,
+            Ask::Say { line } => {
+                self.drain();
+                self.log.say(&line);
+            }
+            Ask::Listening => self.tell(&Tell::Listening(network::listening())),
             Ask::Attach => {
                 let state = Tell::State(State {
                     done: self.done.clone(),
@@ -327,7 +398,9 @@ impl Init {
                 self.tell(&state);
             }
             Ask::Collect { rules, objects } => {
-                let collected = collect::collect(&self.spec.directory, &rules, &objects);
+                let collected = self
+                    .bring_back()
+                    .and_then(|()| collect::collect(&self.spec.directory, &rules, &objects));
                 self.tell(&Tell::Collected(collected));
             }
             Ask::Remount(mount) => {
@@ -342,7 +415,7 @@ impl Init {
             Ask::Rest => return self.rest(),
             Ask::Open(spec) if self.resting => return self.renew(*spec),
             // Only ever a first word.
-            Ask::Open(_) | Ask::Probe { .. } => return self.lose_owner(),
+            Ask::Open(_) | Ask::Probe { .. } | Ask::Join { .. } => return self.lose_owner(),
         }
         Flow::GoOn
     }
@@ -431,6 +504,9 @@ impl Init {
         let ended = self.end_job();
         if ended.is_ok()
             && self.container.is_none()
+            && self.far.is_none()
+            && self.spec.network == SessionNetwork::default()
+            && self.spec.limits.is_none()
             && self.mounts.as_ref().is_some_and(is_unchanged)
         {
             self.done.clear();
@@ -445,19 +521,31 @@ impl Init {
 
     /// No process of the job is left, and its log is whole.
     fn end_job(&mut self) -> Result<(), StepError> {
+        self.dismiss_guests();
         let killed = self.quell(self.spec.grace.min(CLOSE_GRACE_MAX));
         self.running = None;
         self.visit = None;
+        // Nobody waits for the files of a session whose owner is gone.
+        let brought = if self.control.is_some() { self.bring_back() } else { Ok(()) };
         self.drain();
         // What was lost after the last step has had no other occasion to be told.
         let synced = self.log.sync().and(self.log.trouble().cloned().map_or(Ok(()), Err));
-        killed.and(synced)
+        killed.and(synced).and(brought)
     }
 
-    fn leave(&self) -> Result<(), StepError> {
+    fn leave(&mut self) -> Result<(), StepError> {
         if let Some(container) = &self.container {
             container.end();
         }
+        if let Some(far) = &self.far {
+            far.end();
+        }
+        self.network.end();
+        if let Some(private) = &self.private {
+            private.remove();
+        }
+        self.bounds.end();
+        cgroup::reap(&self.spec.attempt_dir);
         let unmounted = self.unmount();
         attach::remove_traces(&self.spec.attempt_dir);
         unmounted
@@ -489,9 +577,14 @@ struct Ready {
     signals: bool,
     control: bool,
     door: bool,
+    /// The session whose network this one shares has ended.
+    host_gone: bool,
+    far: bool,
+    /// In the order of their lines.
+    guests: Vec<bool>,
 }
 
-fn timespec(span: Duration) -> Timespec {
+pub(super) fn timespec(span: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(span.subsec_nanos()),
@@ -499,7 +592,7 @@ fn timespec(span: Duration) -> Timespec {
 }
 
 /// A folder to run in or to look below, without reading it.
-fn open_folder(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)

@@ -28,8 +28,10 @@ const GOING_FOR: Duration = Duration::from_millis(5);
 impl Init {
     /// Whether nothing uses the workspace; then, given a mount, that one is its new form.
     pub(super) fn remount(&mut self, mount: Option<Mount>) -> Result<bool, StepError> {
-        // A container shows the workspace in a second place.
-        let busy = self.running.is_some() || self.visit.is_some() || self.container.is_some();
+        let busy = self.running.is_some()
+            || self.visit.is_some()
+            || !self.guests.is_empty()
+            || self.far.is_some();
         if busy || (self.reap() && !self.wait_for_all(now() + GOING_FOR, Patience::ToTheEnd)) {
             return Ok(false);
         }
@@ -49,6 +51,12 @@ impl Init {
             .filter(|mount| mount.at.starts_with(&old.at))
             .cloned()
             .collect();
+        // In a container the workspace is in a second place, and further ones are in places of their own.
+        if let Some(container) = &self.container
+            && (!inside.is_empty() || !container.take_workspace(&old.at))
+        {
+            return Ok(false);
+        }
         let mut aside = Vec::new();
         let mut free = true;
         for mount in inside.iter().rev().chain([&old]) {
@@ -72,6 +80,11 @@ impl Init {
             aside.pop();
         }
         aside.into_iter().rev().try_for_each(mount_again)?;
+        if let Some(container) = &self.container
+            && !container.give_workspace(&old.at)
+        {
+            return Err(trouble(&old.at, "it cannot be put into the container again"));
+        }
         Ok(changed)
     }
 }

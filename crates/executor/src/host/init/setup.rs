@@ -2,19 +2,25 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use kiln_stdx::overlay::{self, Mount};
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::MountPropagationFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount_bind, mount_remount};
 use rustix::pipe::PipeFlags;
 
+use super::guest::Guests;
 use super::log::Log;
+use super::meter::Gauge;
 use super::remount::mount_id;
 use super::{Announced, Flow, Inbox, Init, Opening, Tell, attach, sys};
+use crate::SessionNetwork;
 use crate::contract::words;
-use crate::host::container::Container;
+use crate::host::bound::Bounds;
+use crate::host::container::{Around, Container, Private};
+use crate::host::network::{Joined, Names, Network};
+use crate::host::ssh::Far;
 use crate::host::wire::Refusal;
 
 /// Why a session could not be made. Whatever was made goes with the process.
@@ -36,7 +42,11 @@ impl Failed {
 
 impl Init {
     /// Everything up to the first step.
-    pub(super) fn open(mut spec: Opening, inbox: Inbox) -> Result<Self, Failed> {
+    pub(super) fn open(
+        mut spec: Opening,
+        inbox: Inbox,
+        owner: &UnixStream,
+    ) -> Result<Self, Failed> {
         let name = format!("kiln-init {}", spec.attempt);
         sys::set_process_name(c"kiln-init", &name);
         let _ = rustix::process::setsid();
@@ -53,39 +63,52 @@ impl Init {
                 .map_err(|error| Failed(Refusal::Other(with_cause(&error))))?;
         }
         let door = make_door(&spec)?;
-        if let Some(mount) = &spec.mount {
-            let inside = match (mount.user, &spec.container) {
-                (false, _) => Users::All,
-                (true, None) => Users::Same,
-                (true, Some(_)) => Users::Root,
-            };
-            enter_namespace(inside)?;
-        }
+        // Nobody's job fails for want of guests.
+        let guests = Guests::at(listen_on(&spec, attach::GUESTS).ok());
+        let bounds = Bounds::make(&spec).map_err(|why| Failed::words(&why))?;
+        // Before any namespace: ssh mistrusts files whose owner is not known there.
+        let far = spec.remote.clone().map(|remote| Far::start(remote, &output.1)).transpose();
+        let mut far = far.map_err(|cause| Failed::because("cannot start a process", &cause))?;
+        let joined = Joined::find(&spec.network.reach)?;
+        let view = enter_namespaces(&spec, joined.as_ref())?;
         // After that: the number of the namespace is part of what identifies the session.
         attach::write_init(&spec.attempt_dir).map_err(|cause| {
             let what = format!("cannot write into `{}`", spec.attempt_dir.display());
             Failed::because(&what, &cause)
         })?;
+        // Before anything is mounted: the keeper of the network must not hold that.
+        let mut network = Network::enter(&spec, joined)?;
+        let names = Names::write(&spec)
+            .map_err(|cause| Failed::because("cannot write the names of the network", &cause))?;
         if let Some(mount) = &spec.mount {
             overlay::mount(mount).map_err(|error| Failed(Refusal::Mount(with_cause(&error))))?;
         }
-        let refused = mount_further(&mut spec);
-        super::open_folder(&spec.directory).map_err(|cause| {
-            Failed::because(&format!("cannot open `{}`", spec.directory.display()), &cause)
-        })?;
-        let container = match (&spec.container, &spec.mount) {
-            (Some(wanted), Some(mount)) => {
-                Some(Container::make(wanted, &spec.directory, mount.user)?)
-            }
-            (Some(_), None) => return Err(Failed::words("a container needs a mounted workspace")),
-            (None, _) => None,
-        };
+        let mut refused = mount_further(&mut spec);
+        refused.extend(protect(&spec));
+        let workspace = spec.mount.as_ref().map(|_| spec.directory.as_path());
+        if workspace.is_some() || spec.container.is_none() {
+            super::open_folder(&spec.directory).map_err(|cause| {
+                Failed::because(&format!("cannot open `{}`", spec.directory.display()), &cause)
+            })?;
+        }
+        let private = spec.sandbox.as_ref().map(|_| Private::make(&spec.attempt_dir)).transpose();
+        let private = private
+            .map_err(|cause| Failed::because("cannot make the folders of the sandbox", &cause))?;
+        // Without mounts of its own it would change the machine.
+        let names = names.as_ref().filter(|_| view == Mounts::Own);
+        let container = contain(&spec, workspace, &network, names, private.as_ref())?;
+        network.settle();
+        if let Some(far) = &mut far {
+            far.open(&spec, owner).map_err(|why| Failed(Refusal::Other(why)))?;
+        }
+        spec.preface.extend(network.remark.take());
         spec.preface.extend(container.as_ref().and_then(Container::remark));
         // Without a mount of its own there is nothing that would be worth keeping.
         let mounts = spec.mount.as_ref().and_then(|_| open_mounts().ok());
         let mounted = spec.mount.as_ref().and_then(|mount| mount_id(&mount.at));
         // Not said before the first step: a session that nobody may use has no log.
         spec.preface.extend(refused);
+        spec.preface.extend(bounds.remarks.iter().cloned());
         let log = Log::new(&spec);
         Ok(Self {
             spec,
@@ -100,10 +123,17 @@ impl Init {
             running: None,
             done: Vec::new(),
             visit: None,
+            guests,
+            latest: None,
             orphan_until: None,
             mounts,
             mounted,
             container,
+            private,
+            network,
+            far,
+            bounds,
+            gauge: Gauge::open(),
             resting: false,
         })
     }
@@ -111,7 +141,12 @@ impl Init {
     /// Another job in the place of one that left it as it had found it.
     pub(super) fn renew(&mut self, spec: Opening) -> Flow {
         let place = |mount: &Mount| (mount.lowers.clone(), mount.at.clone(), mount.user);
-        if !spec.further.is_empty() || !self.spec.further.is_empty() {
+        if spec.read_only != self.spec.read_only {
+            return self.lose_owner();
+        }
+        let plain =
+            |spec: &Opening| spec.further.is_empty() && spec.network == SessionNetwork::default();
+        if !spec.limits.is_none() || spec.sandbox.is_some() || !plain(&spec) || !plain(&self.spec) {
             return self.lose_owner();
         }
         if spec.mount.as_ref().map(place) != self.spec.mount.as_ref().map(place) {
@@ -151,6 +186,20 @@ fn mount_further(spec: &mut Opening) -> Vec<String> {
     refused
 }
 
+/// Makes what the steps must not change read-only for them. Gives what is to be said of what could not
+/// be. Whoever has the power to mount can undo it, but hardly by mistake.
+fn protect(spec: &Opening) -> Vec<String> {
+    // Without a workspace that was mounted, the mounts are the machine's.
+    let folders = spec.read_only.iter().filter(|_| spec.mount.is_some());
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let refused = folders.filter_map(|folder| {
+        let done = mount_bind(folder, folder).and_then(|()| mount_remount(folder, flags, c""));
+        let cause = done.err()?.into();
+        Some(format!("cannot protect `{}`: {}", folder.display(), words(&cause)))
+    });
+    refused.collect()
+}
+
 /// Reading end, writing end.
 fn make_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let output = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -171,7 +220,12 @@ fn make_door(spec: &Opening) -> Result<Option<UnixListener>, Failed> {
     if spec.orphan_for.is_zero() {
         return Ok(None);
     }
-    let path = spec.attempt_dir.join(attach::SOCKET);
+    listen_on(spec, attach::SOCKET).map(Some)
+}
+
+/// A socket in the session's folder: only for who may enter that.
+fn listen_on(spec: &Opening, name: &str) -> Result<UnixListener, Failed> {
+    let path = spec.attempt_dir.join(name);
     let made = attach::with_short_path(&path, |short| {
         match std::fs::remove_file(&path) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
@@ -179,8 +233,61 @@ fn make_door(spec: &Opening) -> Result<Option<UnixListener>, Failed> {
         }
         UnixListener::bind(short)
     });
-    made.map(Some)
-        .map_err(|cause| Failed::because(&format!("cannot listen on `{}`", path.display()), &cause))
+    made.map_err(|cause| Failed::because(&format!("cannot listen on `{}`", path.display()), &cause))
+}
+
+/// A view of the mounts of its own, where there is something to mount; and the users that this takes, or
+/// those who own the network that is shared.
+fn enter_namespaces(spec: &Opening, joined: Option<&Joined>) -> Result<Mounts, Failed> {
+    let mount = spec.container.as_ref().map(|container| &container.root).or(spec.mount.as_ref());
+    let user = match (&spec.sandbox, mount) {
+        (Some(sandbox), _) => sandbox.user,
+        (None, Some(mount)) => mount.user,
+        // Nothing to mount but the names of a network.
+        (None, None) if spec.network != SessionNetwork::default() => {
+            !rustix::process::geteuid().is_root()
+        }
+        (None, None) => return Ok(Mounts::OfMachine),
+    };
+    let has_root = joined.map_or(Ok(false), |joined| joined.enter(user))?;
+    enter_namespace(match (user, &spec.container) {
+        // Or those of the network that it shares, when root is one of them.
+        (false, _) => Users::All,
+        (true, _) if has_root => Users::All,
+        (true, None) => Users::Same,
+        (true, Some(_)) => Users::Root,
+    })?;
+    Ok(Mounts::Own)
+}
+
+/// Whose view of the mounts a session has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mounts {
+    OfMachine,
+    Own,
+}
+
+/// The container that the steps run in; without one, the names of the network take the place of the
+/// machine's.
+fn contain(
+    spec: &Opening,
+    workspace: Option<&Path>,
+    network: &Network,
+    names: Option<&Names>,
+    private: Option<&Private>,
+) -> Result<Option<Container>, Failed> {
+    if let Some(wanted) = &spec.container {
+        let around = Around { workspace, network_is_apart: network.is_apart, names };
+        return Container::make(wanted, &around, wanted.root.user).map(Some);
+    }
+    if let (Some(wanted), Some(private)) = (&spec.sandbox, private) {
+        let workspace = Some(spec.directory.as_path());
+        let around = Around { workspace, network_is_apart: network.is_apart, names };
+        return Container::make_sandbox(wanted, &around, private).map(Some);
+    }
+    let shown = names.map_or(Ok(()), Names::show_on_host);
+    shown.map_err(|cause| Failed::isolation("cannot show the names of the network", &cause))?;
+    Ok(None)
 }
 
 /// Which users a namespace knows.

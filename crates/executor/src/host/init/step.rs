@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, NulError};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Component, Path};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use kiln_model::Exit;
-use rustix::process::{Pid, WaitStatus};
+use kiln_model::{Exit, Usage};
+use rustix::process::Pid;
 
+use super::meter::Meter;
 use super::{Init, Running, StepDone, Tell, collect, now};
 use crate::contract::words;
 use crate::host::container::Container;
@@ -39,12 +42,16 @@ impl Init {
         if let Some(trouble) = self.log.trouble() {
             return self.tell(&Tell::StepOver(Err(trouble.clone())));
         }
+        if self.far.is_some() {
+            return self.begin_far(&command);
+        }
         let streams = StepStreams {
             stdin: self.null.as_raw_fd(),
             stdout: self.output.1.as_raw_fd(),
             stderr: self.output.1.as_raw_fd(),
             terminal: false,
         };
+        let meter = Meter::begin(&self.gauge, self.bounds.begin_step());
         match self.start(&command, streams) {
             Ok(child) => {
                 self.running = Some(Running {
@@ -53,12 +60,14 @@ impl Init {
                     timeout: command.timeout,
                     deadline: command.timeout.and_then(|timeout| now().checked_add(timeout)),
                     ended: None,
+                    meter,
                 });
+                self.latest = Some(command);
             }
             Err(NotStarted::Exit(code, line)) => {
                 self.drain();
                 self.log.say(&line);
-                self.step_over(Exit::Code { code });
+                self.step_over(Exit::Code { code }, None);
             }
             Err(NotStarted::Trouble(error)) => self.tell(&Tell::StepOver(Err(error))),
         }
@@ -107,10 +116,14 @@ impl Init {
             argv: &argv,
             envp: &envp,
             directory: directory.as_raw_fd(),
+            bounds: &self.bounds.taken(),
             entry: self.container.as_ref().map(Container::entry),
             streams,
         });
         launched.map_err(|failure| match failure.candidate {
+            _ if let Some(why) = self.bounds.too_little(failure.errno) => {
+                NotStarted::Exit(126, format!("cannot run `{program}`: {why}"))
+            }
             Some(at) => self.explain(program, &files[at], failure.errno, &directory),
             None => {
                 let cause = io::Error::from_raw_os_error(failure.errno);
@@ -183,7 +196,7 @@ impl Init {
         let Some(running) = self.running.take() else { return };
         let status = running.ended.expect("asked only when it has ended");
         self.drain();
-        self.step_over(exit_of(status));
+        self.step_ended(exit_of(status), &running.meter);
     }
 
     pub(super) fn time_out(&mut self) {
@@ -200,16 +213,29 @@ impl Init {
     }
 
     fn stop(&mut self, exit: Exit) {
+        self.dismiss_guests();
         let quelled = self.quell(self.spec.grace);
-        self.running = None;
+        let running = self.running.take();
         self.drain();
-        match quelled {
-            Ok(()) => self.step_over(exit),
-            Err(error) => self.tell(&Tell::StepOver(Err(error))),
+        match (quelled, running) {
+            (Ok(()), Some(running)) => self.step_ended(exit, &running.meter),
+            (Ok(()), None) => self.step_over(exit, None),
+            (Err(error), _) => self.tell(&Tell::StepOver(Err(error))),
         }
     }
 
-    fn step_over(&mut self, exit: Exit) {
+    /// With what its group has to say of it.
+    fn step_ended(&mut self, exit: Exit, meter: &Meter) {
+        let group = self.bounds.read();
+        let usage = meter.end(&self.gauge, &group);
+        let (exit, lines) = self.bounds.judge(exit, &meter.group, &group);
+        for line in lines {
+            self.log.say(&line);
+        }
+        self.step_over(exit, Some(usage));
+    }
+
+    pub(super) fn step_over(&mut self, exit: Exit, usage: Option<Usage>) {
         self.running = None;
         if let Some(trouble) = self.log.trouble().cloned() {
             // A job whose log is lost is not worth going on with.
@@ -217,7 +243,7 @@ impl Init {
             return self.tell(&Tell::StepOver(Err(trouble)));
         }
         let log_to = self.log.n_bytes();
-        let done = StepDone { counter: self.done.len() as u32, exit, log_to };
+        let done = StepDone { counter: self.done.len() as u32, exit, log_to, usage };
         self.done.push(done.clone());
         if self.control.is_none() {
             self.write_results();
@@ -236,8 +262,8 @@ impl Init {
 }
 
 /// What a command's end was.
-pub(super) fn exit_of(status: WaitStatus) -> Exit {
-    match (status.exit_status(), status.terminating_signal()) {
+pub(super) fn exit_of(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
         (Some(code), _) => Exit::Code { code: code as u8 },
         (None, signal) => Exit::Killed { signal: signal.unwrap_or_default() },
     }

@@ -6,9 +6,10 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::ExitStatus;
 
 use kiln_model::Exit;
-use rustix::process::{Pid, Signal, WaitStatus};
+use rustix::process::{Pid, Signal};
 
 use super::step::{NotStarted, exit_of};
 use super::{Init, Tell};
@@ -20,15 +21,17 @@ use crate::host::wire::StreamKind;
 pub(super) struct Visit {
     /// It leads its process group.
     child: Pid,
-    ended: Option<WaitStatus>,
+    ended: Option<ExitStatus>,
 }
 
 impl Visit {
     /// Takes note when it is this one that has ended.
-    pub(super) fn heed(&mut self, pid: Pid, status: WaitStatus) {
-        if self.child == pid {
+    pub(super) fn heed(&mut self, pid: Pid, status: ExitStatus) -> bool {
+        let is_this = self.child == pid;
+        if is_this {
             self.ended = Some(status);
         }
+        is_this
     }
 }
 
@@ -39,6 +42,9 @@ impl Init {
         let refused = |why: &str| Tell::VisitOver(Err(StepError::Command(why.to_owned())));
         if self.visit.is_some() {
             return self.tell(&refused("another command of the same person is running"));
+        }
+        if self.far.is_some() {
+            return self.tell(&refused("the steps run on another machine; enter that with `ssh`"));
         }
         let Some(wanted) = step_streams(&streams, on) else {
             return self.tell(&refused("the streams of the command did not come with it"));
@@ -74,7 +80,7 @@ impl Init {
     }
 }
 
-fn step_streams(streams: &[OwnedFd], on: StreamKind) -> Option<StepStreams> {
+pub(super) fn step_streams(streams: &[OwnedFd], on: StreamKind) -> Option<StepStreams> {
     match (on, streams) {
         (StreamKind::Terminal, [end]) => {
             let end = end.as_fd().as_raw_fd();

@@ -9,6 +9,7 @@ use crate::node::{Node, Spanned, Text};
 use crate::written::{Cache, Combination, Job, Lock, Matrix, Run, Service, Step, Workspace};
 
 use super::read::{is_true, many, one_or_many, pairs, texts};
+use super::surroundings::surroundings;
 
 pub fn job(name: &Text, node: &Node) -> Job {
     let text = |key| node.get(key).and_then(Node::text);
@@ -20,7 +21,7 @@ pub fn job(name: &Text, node: &Node) -> Job {
         matrix: node.get("matrix").filter(|node| !node.entries().is_empty()).map(matrix),
         always: is_true(node.get("always")),
         allow_failure: is_true(node.get("allow_failure")),
-        image: text("image"),
+        surroundings: surroundings(node),
         ssh: text("ssh"),
         labels: many(node.get("labels")),
         env: pairs(node.get("env")),
@@ -77,7 +78,11 @@ fn step(node: &Node) -> Option<Step> {
 }
 
 fn timeout(node: &Node) -> Option<Duration> {
-    duration::parse(&node.get("timeout")?.text()?.value).ok()
+    timeout_at(node, "timeout")
+}
+
+fn timeout_at(node: &Node, key: &str) -> Option<Duration> {
+    duration::parse(&node.get(key)?.text()?.value).ok()
 }
 
 fn matrix(node: &Node) -> Matrix {
@@ -169,6 +174,7 @@ fn service(name: &Text, node: &Node) -> Option<Service> {
         image,
         env: pairs(node.get("env")),
         ready: node.get("ready").and_then(Node::text),
+        ready_timeout: timeout_at(node, "ready_timeout"),
         command: node.get("command").map(|command| texts(command.items())),
     })
 }

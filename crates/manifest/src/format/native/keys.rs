@@ -178,6 +178,17 @@ static JOB: Keys = Keys {
         ("rules", "write `if`"),
         ("condition", "write `if`"),
         ("container", "write `image`"),
+        ("memory", "write `limits: { memory: 2GB }`"),
+        ("mem_limit", "write `limits: { memory: 2GB }`"),
+        ("cpus", "write `limits: { cpu: 2 }`"),
+        ("resources", "write `limits: { cpu: 2, memory: 2GB }`"),
+        ("network_mode", "write `network`"),
+        ("pull", "write `image: { name: …, pull: always }`"),
+        ("pull_policy", "write `image: { name: …, pull: always }`"),
+        ("user", "write `image: { name: …, user: … }`"),
+        ("mounts", "write `volumes: [\"/data:/in:ro\"]`"),
+        ("backend", "write `executor`"),
+        ("runner", "write `executor`, or `labels` for a certain machine"),
         ("environment", "write `env`"),
         ("variables", "write `env`"),
         ("strategy", "write `matrix`"),
@@ -197,7 +208,13 @@ static JOB: Keys = Keys {
             key("needs", &NAMES, "Jobs that must have succeeded before; their files are seen."),
             key("if", &CONDITION, "Runs only when this holds, as in `branch == \"main\"`."),
             key("matrix", &MATRIX, "Runs once for each combination of values."),
-            key("image", &NAME, "The container image of the steps; none: on the host."),
+            key("image", &IMAGE, "The container image of the steps; none: on the host."),
+            key("executor", &EXECUTOR, "How the steps are run; default auto: as suits the job."),
+            key("network", &NETWORK, "What the steps reach; default is the server's to say."),
+            key("limits", &LIMITS, "How much of the machine all its processes may use."),
+            key("sandbox", &Shape::Bool, "On the host: uses its tools and cannot change it."),
+            key("privileged", &Shape::Bool, "Its container may do what the machine's root may."),
+            key("volumes", &VOLUMES, "What its container sees of the machine: `/data:/in:ro`."),
             key("services", &SERVICES, "Containers beside the job."),
             key("ssh", &NAME, "Runs the steps on this host: `user@host`."),
             key("labels", &NAMES, "Labels that an agent must have."),
@@ -223,6 +240,49 @@ static JOB: Keys = Keys {
         ],
     )
 };
+
+static IMAGE: Shape = Shape::Either(&[Shape::Text("a name"), Shape::Map(&IMAGE_KEYS)]);
+static IMAGE_KEYS: Keys = Keys {
+    foreign: &[
+        ("image", "write `name`"),
+        ("credentials", "log in on the agent's machine: `docker login` is what kiln reads"),
+        ("entrypoint", "steps run without the image's entry point; call it in a step"),
+        ("options", "write `limits`, `network`, `volumes` or `privileged` at the job"),
+        ("env", "write `env` at the job"),
+        ("volumes", "write `volumes` at the job"),
+        ("pull_policy", "write `pull`"),
+        ("platform", "remove it: an image of several platforms gives this machine's"),
+    ],
+    ..keys(
+        "`image`",
+        &[
+            required("name", &NAME, "As in `rust:1.90` or `oci:ci/image:v1`."),
+            key("pull", &PULL, "When it is asked for at its registry; default missing."),
+            key("user", &Shape::Scalar, "Of the steps: a name, a number, or `user:group`."),
+        ],
+    )
+};
+static PULL: Shape = Shape::Words("a pull policy", &["missing", "always", "never"]);
+static EXECUTOR: Shape = Shape::Words("an executor", &["auto", "host", "oci", "docker"]);
+static NETWORK: Shape = Shape::Words("a network", &["none", "internet", "host"]);
+static VOLUMES: Shape = Shape::Many(&Shape::Text("a volume"));
+static LIMITS: Shape = Shape::Map(&Keys {
+    foreign: &[
+        ("cpus", "write `cpu`"),
+        ("mem", "write `memory`"),
+        ("processes", "write `pids`"),
+        ("time", "write `timeout` at the job"),
+        ("timeout", "write `timeout` at the job"),
+    ],
+    ..keys(
+        "`limits`",
+        &[
+            key("cpu", &Shape::Processors, "How many processors, as in `2` or `0.5`."),
+            key("memory", &Shape::Size, "As in `2GB`; with swap."),
+            key("pids", &Shape::Int { min: 1, max: 4_194_304 }, "Processes and threads."),
+        ],
+    )
+});
 
 static CONDITION: Shape = Shape::Either(&[Shape::Bool, Shape::Text("a condition")]);
 static STEPS: Shape = Shape::Filled(&Shape::Many(&STEP));
@@ -283,6 +343,7 @@ static SERVICE: Keys = Keys {
             required("image", &NAME, "The container image."),
             key("env", &ENV, "Its environment variables."),
             key("ready", &COMMAND, "A command that succeeds when the service can be used."),
+            key("ready_timeout", &Shape::Duration, "How long it may take until then; default 1m."),
             key("command", &Shape::List(&Shape::Scalar), "A program and its arguments."),
         ],
     )

@@ -11,6 +11,7 @@ mod job;
 pub mod keys;
 mod read;
 pub mod shape;
+mod surroundings;
 mod trigger;
 mod yaml;
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kiln_stdx::{duration, suggest};
+use kiln_stdx::{bytes, duration, suggest};
 use serde_json::{Value, json};
 
 use crate::complaint::Complaints;
@@ -22,6 +22,10 @@ pub enum Shape {
         max: i64,
     },
     Duration,
+    /// Of memory or of a disk.
+    Size,
+    /// A number of processors.
+    Processors,
     /// One of these words: what it is, and the words.
     Words(&'static str, &'static [&'static str]),
     List(&'static Shape),
@@ -105,7 +109,7 @@ fn fits(node: &Node, shape: &Shape) -> bool {
     let is_scalar = matches!(node.kind, Kind::Scalar { .. }) && !node.is_null();
     match shape {
         Shape::Text(_) | Shape::Scalar => is_scalar,
-        Shape::Duration | Shape::Words(..) => is_scalar,
+        Shape::Duration | Shape::Size | Shape::Processors | Shape::Words(..) => is_scalar,
         Shape::Nothing => node.is_null(),
         Shape::Bool => node.truth().is_some(),
         Shape::Int { .. } => node.int().is_some(),
@@ -173,6 +177,21 @@ fn scalar(node: &Node, shape: &Shape, what: &str, complaints: &mut Complaints) {
                 error(format!("{what} is not a duration: `{shown}`: {cause}"), help);
             }
         }
+        Shape::Size => {
+            if let Err(cause) = bytes::parse(text) {
+                error(
+                    format!("{what} is not a size: `{}`: {cause}", first_line(text, 40)),
+                    size_help(text),
+                );
+            }
+        }
+        Shape::Processors if processors(text).is_none() => {
+            let help = match text.strip_suffix('m').and_then(|millis| millis.parse::<u32>().ok()) {
+                Some(millis) => format!("write `{}`", f64::from(millis) / 1000.0),
+                None => String::new(),
+            };
+            error(format!("{what} must be {shape}, found `{}`", first_line(text, 40)), help);
+        }
         Shape::Words(kind, words) if !words.contains(&text.as_str()) => {
             let help = match suggest::nearest(text, words.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -181,6 +200,35 @@ fn scalar(node: &Node, shape: &Shape, what: &str, complaints: &mut Complaints) {
             error(format!("{what}: `{}` is not {kind}", first_line(text, 40)), help);
         }
         _ => {}
+    }
+}
+
+/// Most processors that a job can ask for, in thousandths.
+const PROCESSORS_MAX: u32 = 10_000_000;
+
+/// `2`, `0.5`, `1.25`: in thousandths, at least 10 of them, under which nothing gets anywhere.
+pub fn processors(text: &str) -> Option<u32> {
+    let (whole, parts) = text.split_once('.').unwrap_or((text, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if !is_number(whole) || !is_number(parts) || parts.len() > 3 {
+        return None;
+    }
+    let millis = whole.parse::<u32>().ok()?.checked_mul(1000)?;
+    let millis = millis.checked_add(format!("{parts:0<3}").parse().ok()?)?;
+    (10..=PROCESSORS_MAX).contains(&millis).then_some(millis)
+}
+
+/// For who writes sizes as other programs have them.
+fn size_help(text: &str) -> String {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    match (is_number, text[digits.len()..].to_ascii_lowercase().as_str()) {
+        (true, "") => format!("write `{digits}MB` or `{digits}B`"),
+        (true, unit @ ("k" | "m" | "g" | "t" | "ki" | "mi" | "gi" | "ti")) => {
+            let unit = unit[..1].to_uppercase();
+            format!("write `{digits}{unit}B`, or `{digits}{unit}iB` for units of 1024")
+        }
+        _ => String::new(),
     }
 }
 
@@ -236,6 +284,10 @@ impl fmt::Display for Shape {
             Self::Bool => f.write_str("`true` or `false`"),
             Self::Int { min, max } => write!(f, "a whole number from {min} to {max}"),
             Self::Duration => f.write_str("a duration such as `90s`, `10m` or `2h`"),
+            Self::Size => f.write_str("a size such as `512MB` or `2GB`"),
+            Self::Processors => {
+                f.write_str("a number of processors such as `2` or `0.5`, at least 0.01")
+            }
             Self::Words(what, words) => write!(f, "{what} ({})", words.join(", ")),
             Self::List(one) => write!(f, "a list, each item {one}"),
             Self::Many(one) => write!(f, "{one}, or a list of such"),
@@ -276,6 +328,11 @@ pub fn schema(shape: &Shape, definitions: &mut serde_json::Map<String, Value>) -
         Shape::Bool => json!({ "type": "boolean" }),
         Shape::Int { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Shape::Duration => json!({ "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$" }),
+        Shape::Size => json!({
+            "type": "string",
+            "pattern": "^ *[0-9]+(\\.[0-9]+)? *([kKmMgGtT][iI]?)?[bB] *$",
+        }),
+        Shape::Processors => json!({ "type": ["number", "string"], "minimum": 0.01 }),
         Shape::Words(_, words) => json!({ "enum": words }),
         Shape::List(one) => json!({ "type": "array", "items": schema(one, definitions) }),
         Shape::Many(one) => {

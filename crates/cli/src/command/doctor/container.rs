@@ -1,0 +1,142 @@
+//! Whether containers can be made here: by making one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kiln_executor::{
+    Bind, Container, Executor, HostExecutor, Session, SessionNetwork, SessionSpec, StepCommand,
+};
+use kiln_model::plan::Limits;
+use kiln_model::{AttemptId, Exit, JobIndex, RunId};
+use kiln_stdx::overlay::Mount;
+use kiln_stdx::{Clock, SystemClock, duration};
+use kiln_workspace::Driver;
+use tokio::sync::watch;
+
+use super::{Finding, State};
+
+/// A container that takes longer than this is as good as none.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What of the machine the container sees, so that there is a program to run: its image is empty.
+const PROGRAMS: [&str; 6] = ["/usr", "/bin", "/lib", "/lib64", "/nix/store", "/gnu/store"];
+
+/// One line about containers of kiln's own.
+pub async fn finding(executor: &HostExecutor, data: &Path, driver: Driver) -> Finding {
+    let user = match driver {
+        Driver::Overlay => false,
+        Driver::OverlayUser => true,
+        Driver::Reflink | Driver::Copy => {
+            let detail = "jobs with an `image` cannot run: containers need overlays";
+            return Finding::new("containers", State::Warning, detail).help(help());
+        }
+    };
+    let began = SystemClock.monotonic();
+    let tried = tokio::time::timeout(PATIENCE, try_one(executor, data, user)).await;
+    let took = duration::show(SystemClock.monotonic().saturating_sub(began));
+    match tried.unwrap_or_else(|_| Err(format!("one is not ready after {took}"))) {
+        Ok(()) if user => {
+            let detail = format!(
+                "one ran in {took}, in a user namespace; it has one user, root: a change of a file's owner \
+                 succeeds and changes nothing"
+            );
+            Finding::new("containers", State::Ok, detail)
+        }
+        Ok(()) => Finding::new("containers", State::Ok, format!("one ran in {took}, as root")),
+        Err(why) => Finding::new("containers", State::Warning, why).help(help()),
+    }
+}
+
+/// Opens a session in a container, runs a program in it, closes it. Nothing is left.
+async fn try_one(executor: &HostExecutor, data: &Path, user: bool) -> Result<(), String> {
+    let folder = tempfile::tempdir_in(data).map_err(|cause| cause.to_string())?;
+    let spec = spec(folder.path(), user).map_err(|cause| cause.to_string())?;
+    let mut session = executor.open(spec).await.map_err(|error| error.to_string())?;
+    let command = StepCommand {
+        argv: vec!["true".to_owned()],
+        env: std::collections::BTreeMap::new(),
+        directory: None,
+        timeout: Some(PATIENCE),
+    };
+    let (_never, cancel) = watch::channel(false);
+    let ran = session.step(command, cancel).await;
+    let closed = session.close().await;
+    match ran.map_err(|error| error.to_string())? {
+        Exit::SUCCESS => closed.map_err(|error| error.to_string()),
+        exit => Err(format!("a program in one ended with {exit}")),
+    }
+}
+
+fn spec(folder: &Path, user: bool) -> std::io::Result<SessionSpec> {
+    let part = |name: &str| -> std::io::Result<PathBuf> {
+        let path = folder.join(name);
+        std::fs::create_dir(&path)?;
+        Ok(path)
+    };
+    let stack = |name: &str| -> std::io::Result<Mount> {
+        let below = part(name)?;
+        let made = |part: &str| std::fs::create_dir(below.join(part)).map(|()| below.join(part));
+        let lowers = vec![made("empty")?];
+        Ok(Mount { lowers, upper: made("upper")?, work: made("work")?, at: made("at")?, user })
+    };
+    let there = PROGRAMS.into_iter().filter(|path| Path::new(path).exists());
+    let binds = there.map(|path| Bind { from: path.into(), to: path.into(), writable: false });
+    let workspace = stack("workspace")?;
+    Ok(SessionSpec {
+        attempt: AttemptId { run: RunId(0), job: JobIndex(0), attempt: 0 },
+        attempt_dir: part("attempt")?,
+        directory: workspace.at.clone(),
+        mount: Some(workspace),
+        further: Vec::new(),
+        read_only: Vec::new(),
+        preface: Vec::new(),
+        container: Some(Container {
+            root: stack("root")?,
+            workspace: "/workspace".into(),
+            binds: binds.collect(),
+            user: String::new(),
+            hostname: "kiln".to_owned(),
+            volumes: Vec::new(),
+            privileged: false,
+        }),
+        network: SessionNetwork::default(),
+        env: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+        masked: Vec::new(),
+        log: folder.join("log"),
+        log_bytes_max: 1 << 20,
+        grace: Duration::from_secs(1),
+        orphan_for: Duration::ZERO,
+        limits: Limits::default(),
+        sandbox: None,
+        remote: None,
+    })
+}
+
+/// What is in the way most likely, by what the kernel says of itself.
+fn help() -> &'static str {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    if rustix::process::geteuid().is_root() {
+        return "kiln runs as root without the powers of root, as in a container; give that `CAP_SYS_ADMIN`, or \
+                use `executor: docker`";
+    }
+    let sysctls = [
+        ("kernel/unprivileged_userns_clone", 0, "`sysctl -w kernel.unprivileged_userns_clone=1`"),
+        ("user/max_user_namespaces", 0, "`sysctl -w user.max_user_namespaces=10000`"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            1,
+            "AppArmor forbids user namespaces to this program: give it a profile with `userns,`, or \
+             `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
+        ),
+    ];
+    let wrong = sysctls
+        .into_iter()
+        .find(|(name, value, _)| number(&format!("/proc/sys/{name}")) == Some(*value));
+    match wrong {
+        Some((_, _, way)) => way,
+        None => {
+            "an ordinary user needs unprivileged user namespaces and Linux ≥ 5.11; as root, or with \
+             `executor: docker`, it works without"
+        }
+    }
+}
