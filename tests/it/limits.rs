@@ -114,8 +114,11 @@ fn a_running_job_is_entered_as_it_is() {
     shell.types("echo $OF_STEP-$TERM; pwd; stty size\r");
     shell.until("right-xterm");
     shell.until("/sub");
+    shell.until("(#1/long)");
     shell.types("sleep 1000\r");
     shell.types("\u{3}");
+    // What is typed while an interrupt is under way is forgotten by the terminal.
+    shell.until("(#1/long)");
     shell.types("echo by-gu'e'st > ../go.new; mv ../go.new ../go; trap '' TERM HUP\r");
     // The job goes on with what its guest has left, and takes the guest along at its end.
     shell.until("has ended, or was stopped, and this with it");

@@ -10,6 +10,7 @@ mod leftover;
 mod slot;
 mod lease;
 mod job;
+mod attempt;
 mod reuse;
 mod key;
 mod named;

@@ -31,10 +31,11 @@ use kiln_workspace::{Base, Workspaces, Written};
 use tokio::sync::watch;
 
 use crate::agent::{Phase, Shared};
+use crate::attempt::{Halt, halt};
 use crate::collide;
 use crate::covered::{self, Ground};
 use crate::input::{self, InputError, Listing};
-use crate::job::{self, Halt, halt};
+use crate::job;
 use crate::slot::Busy;
 use crate::{key, named};
 

@@ -388,6 +388,7 @@ fn every_command_has_help_with_examples() {
             "project" => &["add", "ls", "rm", "hook"],
             "secret" => &["set", "ls", "rm"],
             "workspace" => &["pack", "unpack"],
+            "image" => &["pull", "ls", "rm"],
             _ => &[""],
         };
         for below in below {
