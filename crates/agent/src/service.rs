@@ -28,7 +28,7 @@ use kiln_executor::{
 use kiln_image::{Image, Policy};
 use kiln_model::artifact::Artifact;
 use kiln_model::limit::SERVICE_READY_TIMEOUT;
-use kiln_model::plan::{Limits, Service};
+use kiln_model::plan::Service;
 use kiln_stdx::duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -263,13 +263,6 @@ impl<S: JobSource, E: Executor> One<S, E> {
             privileged: false,
         };
         let spec = SessionSpec {
-            attempt,
-            attempt_dir: folder.to_owned(),
-            mount: None,
-            further: Vec::new(),
-            read_only: Vec::new(),
-            preface: Vec::new(),
-            directory: folder.to_owned(),
             container: Some(container),
             network: SessionNetwork {
                 reach: Reach::Of(options.workspaces.attempt_dir(attempt)),
@@ -277,13 +270,10 @@ impl<S: JobSource, E: Executor> One<S, E> {
             },
             env,
             masked: self.assignment.secrets.values().cloned().collect(),
-            log: folder.join(LOG),
             log_bytes_max: options.log_bytes_max,
             grace: options.grace,
             orphan_for: options.orphan_for,
-            limits: Limits::default(),
-            sandbox: None,
-            remote: None,
+            ..SessionSpec::bare(attempt, folder.to_owned(), folder.to_owned(), folder.join(LOG))
         };
         Ok((spec, command(argv)))
     }

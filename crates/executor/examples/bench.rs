@@ -84,25 +84,13 @@ fn spec(folder: &Path, at: u32, kind: Option<OverlayKind>) -> SessionSpec {
             user: kind == OverlayKind::User,
         }
     });
+    let attempt = AttemptId { run: RunId(1), job: JobIndex(at), attempt: 1 };
+    let log = folder.join(format!("{at}.log"));
     SessionSpec {
-        attempt: AttemptId { run: RunId(1), job: JobIndex(at), attempt: 1 },
-        attempt_dir,
         mount,
-        container: None,
-        network: kiln_executor::SessionNetwork::default(),
-        further: Vec::new(),
-        read_only: Vec::new(),
-        preface: Vec::new(),
-        directory: folder.join("at"),
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
-        masked: vec![],
-        log: folder.join(format!("{at}.log")),
-        log_bytes_max: u64::MAX,
         grace: Duration::from_secs(1),
-        orphan_for: Duration::ZERO,
-        remote: None,
-        limits: kiln_model::plan::Limits::default(),
-        sandbox: None,
+        ..SessionSpec::bare(attempt, attempt_dir, folder.join("at"), log)
     }
 }
 

@@ -218,6 +218,38 @@ pub struct SessionSpec {
     pub remote: Option<Remote>,
 }
 
+impl SessionSpec {
+    /// A session with a folder and a log and nothing else: no mount, no variable, no secret, no bound. It
+    /// ends with its owner, and without grace.
+    pub fn bare(
+        attempt: AttemptId,
+        attempt_dir: PathBuf,
+        directory: PathBuf,
+        log: PathBuf,
+    ) -> Self {
+        Self {
+            attempt,
+            attempt_dir,
+            mount: None,
+            further: Vec::new(),
+            read_only: Vec::new(),
+            preface: Vec::new(),
+            directory,
+            container: None,
+            network: SessionNetwork::default(),
+            env: BTreeMap::new(),
+            masked: Vec::new(),
+            log,
+            log_bytes_max: u64::MAX,
+            grace: Duration::ZERO,
+            orphan_for: Duration::ZERO,
+            limits: Limits::default(),
+            sandbox: None,
+            remote: None,
+        }
+    }
+}
+
 /// One command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepCommand {

@@ -1,5 +1,6 @@
 //! `kiln doctor`: what kiln needs of this machine.
 
+mod trial;
 mod container;
 mod bounds;
 

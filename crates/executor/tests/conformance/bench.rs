@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use kiln_executor::{Executor, Session, SessionSpec, StepCommand, StepError};
-use kiln_model::plan::Limits;
 use kiln_model::{AttemptId, Exit, JobIndex, RunId};
 use kiln_stdx::Secret;
 use kiln_stdx::clock::Stopwatch;
@@ -76,25 +75,12 @@ impl<E: Executor> Bench<E> {
 }
 
 pub fn spec_in(folder: &Path) -> SessionSpec {
+    let attempt = AttemptId { run: RunId(7), job: JobIndex(0), attempt: 1 };
+    let [attempt_dir, directory, log] = ["attempt", "work", "log"].map(|name| folder.join(name));
     SessionSpec {
-        attempt: AttemptId { run: RunId(7), job: JobIndex(0), attempt: 1 },
-        attempt_dir: folder.join("attempt"),
-        mount: None,
-        container: None,
-        network: kiln_executor::SessionNetwork::default(),
-        further: Vec::new(),
-        read_only: Vec::new(),
-        preface: Vec::new(),
-        directory: folder.join("work"),
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
-        masked: Vec::new(),
-        log: folder.join("log"),
-        log_bytes_max: u64::MAX,
         grace: Duration::from_secs(10),
-        orphan_for: Duration::ZERO,
-        remote: None,
-        limits: Limits::default(),
-        sandbox: None,
+        ..SessionSpec::bare(attempt, attempt_dir, directory, log)
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use fastrand::Rng;
-use kiln_executor::{Executor, Session, SessionSpec, StepCommand};
+use kiln_executor::{Executor, Session, StepCommand};
 use kiln_model::layer::LayerId;
 use kiln_model::{AttemptId, Exit};
 use kiln_stdx::overlay::Mount;
@@ -33,29 +32,7 @@ impl Steps {
         let attempt = lab.next_attempt();
         let prepared = lab.workspaces.prepare(attempt, "place", base, &[], own).unwrap();
         let mount = prepared.mount.clone();
-        let spec = SessionSpec {
-            attempt,
-            attempt_dir: lab.workspaces.attempt_dir(attempt),
-            mount: prepared.mount,
-            further: Vec::new(),
-            read_only: Vec::new(),
-            preface: Vec::new(),
-            container: None,
-            network: kiln_executor::SessionNetwork::default(),
-            directory: prepared.directory,
-            env: BTreeMap::from([
-                ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
-                ("LC_ALL".to_owned(), "C".to_owned()),
-            ]),
-            masked: Vec::new(),
-            log: lab.path(&format!("{attempt}.log")),
-            log_bytes_max: u64::MAX,
-            grace: Duration::ZERO,
-            orphan_for: Duration::ZERO,
-            limits: kiln_model::plan::Limits::default(),
-            sandbox: None,
-            remote: None,
-        };
+        let spec = lab.spec(attempt, prepared);
         let session = lab.executor.open(spec).await.unwrap();
         Self { attempt, session, mount }
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use kiln_executor::{Executor, HostExecutor, Session, SessionSpec, StepCommand};
 use kiln_model::layer::LayerId;
@@ -73,32 +72,25 @@ impl Lab {
         self.run_in(attempt, prepared.expect("it is ready"), script).await
     }
 
-    /// In a workspace that is made.
-    pub async fn run_in(&self, attempt: AttemptId, prepared: Prepared, script: &str) -> String {
-        let log = self.folder.path().join(format!("{attempt}.log"));
-        let spec = SessionSpec {
-            attempt,
-            attempt_dir: self.workspaces.attempt_dir(attempt),
+    /// A session in a workspace that is made.
+    pub fn spec(&self, attempt: AttemptId, prepared: Prepared) -> SessionSpec {
+        let attempt_dir = self.workspaces.attempt_dir(attempt);
+        let log = self.path(&format!("{attempt}.log"));
+        SessionSpec {
             mount: prepared.mount,
             further: prepared.further,
-            read_only: Vec::new(),
-            preface: Vec::new(),
-            container: None,
-            network: kiln_executor::SessionNetwork::default(),
-            directory: prepared.directory,
             env: BTreeMap::from([
                 ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
                 ("LC_ALL".to_owned(), "C".to_owned()),
             ]),
-            masked: Vec::new(),
-            log: log.clone(),
-            log_bytes_max: u64::MAX,
-            grace: Duration::ZERO,
-            orphan_for: Duration::ZERO,
-            limits: kiln_model::plan::Limits::default(),
-            sandbox: None,
-            remote: None,
-        };
+            ..SessionSpec::bare(attempt, attempt_dir, prepared.directory, log)
+        }
+    }
+
+    /// In a workspace that is made.
+    pub async fn run_in(&self, attempt: AttemptId, prepared: Prepared, script: &str) -> String {
+        let spec = self.spec(attempt, prepared);
+        let log = spec.log.clone();
         let mut session = self.executor.open(spec).await.expect("the session opens");
         let command = StepCommand {
             argv: ["sh", "-ec", script].map(str::to_owned).to_vec(),

@@ -1,20 +1,13 @@
 //! Whether jobs can be bounded here, and kept from changing the machine: by trying both.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use kiln_executor::host::try_limits;
-use kiln_executor::{
-    Executor, HostExecutor, Sandbox, Session, SessionNetwork, SessionSpec, StepCommand,
-};
-use kiln_model::plan::Limits;
-use kiln_model::{AttemptId, Exit, JobIndex, RunId};
-use tokio::sync::watch;
+use kiln_executor::{HostExecutor, Sandbox, SessionSpec};
+use kiln_model::Exit;
 
+use super::trial::{self, PATIENCE};
 use super::{Finding, State};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One line about `limits`.
 pub fn limits(data: &Path) -> Finding {
@@ -60,20 +53,10 @@ async fn try_sandbox(executor: &HostExecutor, data: &Path, user: bool) -> Result
     let folder = tempfile::tempdir_in(data).map_err(|cause| cause.to_string())?;
     let work = folder.path().join("work");
     std::fs::create_dir(&work).map_err(|cause| cause.to_string())?;
-    let mut session = executor.open(spec(folder.path(), user)).await.map_err(|e| e.to_string())?;
     let script =
         "test ! -e /etc/kiln-doctor && ! touch /etc/kiln-doctor 2> /dev/null && touch here";
-    let command = StepCommand {
-        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
-        env: BTreeMap::new(),
-        directory: None,
-        timeout: Some(PATIENCE),
-    };
-    let (_never, cancel) = watch::channel(false);
-    let ran = session.step(command, cancel).await;
-    let closed = session.close().await;
-    match ran.map_err(|error| error.to_string())? {
-        exit if exit == Exit::SUCCESS => closed.map_err(|error| error.to_string()),
+    match trial::run(executor, spec(folder.path(), user), &["sh", "-c", script]).await? {
+        Exit::SUCCESS => Ok(()),
         exit => Err(format!("a sandbox does not behave: a trial in one {}", exit.ended())),
     }
 }
@@ -81,23 +64,7 @@ async fn try_sandbox(executor: &HostExecutor, data: &Path, user: bool) -> Result
 fn spec(folder: &Path, user: bool) -> SessionSpec {
     let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), Into::into);
     SessionSpec {
-        attempt: AttemptId { run: RunId(0), job: JobIndex(0), attempt: 0 },
-        attempt_dir: folder.join("attempt"),
-        directory: folder.join("work"),
-        mount: None,
-        further: Vec::new(),
-        read_only: Vec::new(),
-        preface: Vec::new(),
-        container: None,
-        network: SessionNetwork::default(),
-        env: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
-        masked: Vec::new(),
-        log: folder.join("log"),
-        log_bytes_max: 1 << 20,
-        grace: Duration::from_secs(1),
-        orphan_for: Duration::ZERO,
-        limits: Limits::default(),
         sandbox: Some(Sandbox { user, home, hidden: Vec::new(), binds: Vec::new() }),
-        remote: None,
+        ..trial::spec(folder, folder.join("attempt"), folder.join("work"))
     }
 }

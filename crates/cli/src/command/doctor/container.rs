@@ -1,22 +1,15 @@
 //! Whether containers can be made here: by making one.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use kiln_executor::{
-    Bind, Container, Executor, HostExecutor, Session, SessionNetwork, SessionSpec, StepCommand,
-};
-use kiln_model::plan::Limits;
-use kiln_model::{AttemptId, Exit, JobIndex, RunId};
+use kiln_executor::{Bind, Container, HostExecutor, SessionSpec};
+use kiln_model::Exit;
 use kiln_stdx::overlay::Mount;
 use kiln_stdx::{Clock, SystemClock, duration};
 use kiln_workspace::Driver;
-use tokio::sync::watch;
 
+use super::trial::{self, PATIENCE};
 use super::{Finding, State};
-
-/// A container that takes longer than this is as good as none.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What of the machine the container sees, so that there is a program to run: its image is empty.
 const PROGRAMS: [&str; 6] = ["/usr", "/bin", "/lib", "/lib64", "/nix/store", "/gnu/store"];
@@ -51,18 +44,8 @@ pub async fn finding(executor: &HostExecutor, data: &Path, driver: Driver) -> Fi
 async fn try_one(executor: &HostExecutor, data: &Path, user: bool) -> Result<(), String> {
     let folder = tempfile::tempdir_in(data).map_err(|cause| cause.to_string())?;
     let spec = spec(folder.path(), user).map_err(|cause| cause.to_string())?;
-    let mut session = executor.open(spec).await.map_err(|error| error.to_string())?;
-    let command = StepCommand {
-        argv: vec!["true".to_owned()],
-        env: std::collections::BTreeMap::new(),
-        directory: None,
-        timeout: Some(PATIENCE),
-    };
-    let (_never, cancel) = watch::channel(false);
-    let ran = session.step(command, cancel).await;
-    let closed = session.close().await;
-    match ran.map_err(|error| error.to_string())? {
-        Exit::SUCCESS => closed.map_err(|error| error.to_string()),
+    match trial::run(executor, spec, &["true"]).await? {
+        Exit::SUCCESS => Ok(()),
         exit => Err(format!("a program in one ended with {exit}")),
     }
 }
@@ -82,14 +65,9 @@ fn spec(folder: &Path, user: bool) -> std::io::Result<SessionSpec> {
     let there = PROGRAMS.into_iter().filter(|path| Path::new(path).exists());
     let binds = there.map(|path| Bind { from: path.into(), to: path.into(), writable: false });
     let workspace = stack("workspace")?;
+    let bare = trial::spec(folder, part("attempt")?, workspace.at.clone());
     Ok(SessionSpec {
-        attempt: AttemptId { run: RunId(0), job: JobIndex(0), attempt: 0 },
-        attempt_dir: part("attempt")?,
-        directory: workspace.at.clone(),
         mount: Some(workspace),
-        further: Vec::new(),
-        read_only: Vec::new(),
-        preface: Vec::new(),
         container: Some(Container {
             root: stack("root")?,
             workspace: "/workspace".into(),
@@ -99,16 +77,7 @@ fn spec(folder: &Path, user: bool) -> std::io::Result<SessionSpec> {
             volumes: Vec::new(),
             privileged: false,
         }),
-        network: SessionNetwork::default(),
-        env: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
-        masked: Vec::new(),
-        log: folder.join("log"),
-        log_bytes_max: 1 << 20,
-        grace: Duration::from_secs(1),
-        orphan_for: Duration::ZERO,
-        limits: Limits::default(),
-        sandbox: None,
-        remote: None,
+        ..bare
     })
 }
 
