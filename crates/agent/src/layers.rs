@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_api::layers::{
-    CacheEntry, Damage, ImageLayer, Kept, LayerKind, LayerUsage, Layers, Removed, Stays, Unwanted,
-    Verified,
+    CacheEntry, ImageLayer, Kept, LayerUsage, Layers, Stays, Unwanted,
 };
 use kiln_model::RunId;
-use kiln_model::layer::LayerId;
-use kiln_workspace::{Collected, Kind, Victims, WorkspaceError, Workspaces};
+use kiln_model::layer::{Collected, LayerId, LayerKind, Verified};
+use kiln_workspace::{Victims, WorkspaceError, Workspaces};
 
 /// Runs whose layers are taken away under one lock: renaming one takes microseconds, and who begins a
 /// job waits for all of them.
@@ -54,10 +53,10 @@ impl MachineLayers {
         Ok(victims)
     }
 
-    fn sizes_of(&self, caches: &BTreeSet<String>) -> Vec<Removed> {
+    fn sizes_of(&self, caches: &BTreeSet<String>) -> Vec<Collected> {
         let all = self.0.caches().unwrap_or_default().into_iter();
         all.filter(|entry| caches.contains(&entry.name))
-            .map(|entry| Removed { kind: LayerKind::Caches, run: None, n_bytes: entry.n_bytes })
+            .map(|entry| Collected { kind: LayerKind::Caches, run: None, n_bytes: entry.n_bytes })
             .collect()
     }
 }
@@ -98,7 +97,7 @@ impl Layers for MachineLayers {
         unwanted: &Unwanted,
         stays: Stays<'_>,
         dry: bool,
-    ) -> (Vec<Removed>, Option<String>) {
+    ) -> (Vec<Collected>, Option<String>) {
         let runs: Vec<RunId> = unwanted.runs.iter().copied().collect();
         let mut removed = Vec::new();
         let mut trouble = None;
@@ -113,7 +112,7 @@ impl Layers for MachineLayers {
             match self.take(rest, batch.unwrap_or_default(), stays, dry) {
                 Ok(victims) => {
                     let (collected, done) = victims.remove();
-                    removed.extend(collected.into_iter().map(shown));
+                    removed.extend(collected);
                     trouble = trouble.or_else(|| done.err().map(text));
                 }
                 Err(error) => {
@@ -138,16 +137,7 @@ impl Layers for MachineLayers {
         let differs = |tree: &str, index: &Path, files: &[(PathBuf, Metadata)]| {
             kiln_git::unlike(index, tree.len() / 2, files)
         };
-        let verified = self.0.verify(differs).map_err(text)?;
-        let damage = |damage: kiln_workspace::Damage| {
-            let kiln_workspace::Damage { kind, attempt, name, why, aside } = damage;
-            Damage { kind: kind_of(kind), attempt, name, why, aside }
-        };
-        Ok(Verified {
-            n_layers: verified.n_layers,
-            n_new: verified.n_new,
-            damaged: verified.damaged.into_iter().map(damage).collect(),
-        })
+        self.0.verify(differs).map_err(text)
     }
 
     fn hold(&self) -> Result<Box<dyn Send>, String> {
@@ -164,23 +154,6 @@ impl Layers for MachineLayers {
             rest: usage.rest,
             is_partial: usage.is_partial,
         })
-    }
-}
-
-fn shown(collected: Collected) -> Removed {
-    let kind = kind_of(collected.kind);
-    Removed { kind, run: collected.run, n_bytes: collected.n_bytes }
-}
-
-fn kind_of(kind: Kind) -> LayerKind {
-    match kind {
-        Kind::Layers => LayerKind::Layers,
-        Kind::Source => LayerKind::Sources,
-        Kind::Cache => LayerKind::Caches,
-        Kind::Image => LayerKind::Images,
-        Kind::Derived => LayerKind::Derived,
-        Kind::Damaged => LayerKind::Damaged,
-        Kind::Leftover => LayerKind::Leftovers,
     }
 }
 

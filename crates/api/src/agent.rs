@@ -17,7 +17,7 @@ use kiln_model::layer::{Digest, LayerId, Source};
 use kiln_model::plan::{CacheRule, Job};
 use kiln_model::{
     AgentId, AttemptId, Earlier, Exit, JobName, LeaseId, Notes, Outcome, ProjectId, ProjectName,
-    RunNumber, Trigger, Usage,
+    RunNumber, ServiceChange, Surroundings, Trigger, Usage,
 };
 use kiln_stdx::{Secret, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -218,8 +218,12 @@ pub trait JobSource: Send + Sync + 'static {
         warnings: Vec<String>,
     ) -> impl Future<Output = Result<Taken, LeaseError>> + Send;
 
-    /// Durable when it resolves.
-    fn started(&self, lease: LeaseId) -> impl Future<Output = Result<(), LeaseError>> + Send;
+    /// Durable when it resolves. The surroundings are what the steps run in.
+    fn started(
+        &self,
+        lease: LeaseId,
+        surroundings: Surroundings,
+    ) -> impl Future<Output = Result<(), LeaseError>> + Send;
 
     /// Recorded in order with what follows; not durable when it returns.
     fn step_started(&self, lease: LeaseId, step: u32, log_from: u64) -> Result<(), LeaseError>;
@@ -234,8 +238,19 @@ pub trait JobSource: Send + Sync + 'static {
         usage: Option<Usage>,
     ) -> Result<(), LeaseError>;
 
+    /// Something has become of one of its services. Recorded as [`JobSource::step_started`].
+    fn service_changed(
+        &self,
+        lease: LeaseId,
+        service: &str,
+        change: ServiceChange,
+    ) -> Result<(), LeaseError>;
+
     /// The log has grown to so many bytes, and they are in the file.
     fn log_grew(&self, lease: LeaseId, n_bytes: u64);
+
+    /// As [`JobSource::log_grew`], of the log of one of its services (`kiln_model::log::of_service`).
+    fn service_log_grew(&self, lease: LeaseId, service: &str, n_bytes: u64);
 
     /// Durable when it resolves. Idempotent.
     fn finish(

@@ -4,11 +4,10 @@
 //! All calls block.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use kiln_model::layer::LayerId;
-use kiln_model::{AttemptId, ProjectId, RunId};
+use kiln_model::layer::{Collected, LayerId, Verified};
+use kiln_model::{ProjectId, RunId};
 use kiln_stdx::Timestamp;
 
 /// Asked while nobody can begin to use a layer: which of these must stay after all.
@@ -35,40 +34,6 @@ pub struct Unwanted {
     pub derived_before: Option<Timestamp>,
     /// What was set aside because it was damaged, older than this.
     pub damaged_before: Option<Timestamp>,
-}
-
-/// What was taken away, or would be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Removed {
-    pub kind: LayerKind,
-    pub run: Option<RunId>,
-    /// On disk.
-    pub n_bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LayerKind {
-    Layers,
-    Sources,
-    Caches,
-    Images,
-    Derived,
-    Damaged,
-    Leftovers,
-}
-
-impl LayerKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Layers => "layers",
-            Self::Sources => "sources",
-            Self::Caches => "caches",
-            Self::Images => "images",
-            Self::Derived => "derived",
-            Self::Damaged => "damaged",
-            Self::Leftovers => "leftovers",
-        }
-    }
 }
 
 /// A thing that is there, and when it was last of use.
@@ -108,28 +73,6 @@ pub struct LayerUsage {
     pub is_partial: bool,
 }
 
-/// Something that was not as it was made, and is set aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    pub kind: LayerKind,
-    /// Whose files they were, of [`LayerKind::Layers`].
-    pub attempt: Option<AttemptId>,
-    /// What it was called.
-    pub name: String,
-    pub why: String,
-    /// Where it is now.
-    pub aside: PathBuf,
-}
-
-/// What came of reading every layer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
-    pub n_layers: u64,
-    /// Of these, those of which nothing was known until now.
-    pub n_new: u64,
-    pub damaged: Vec<Damage>,
-}
-
 /// The layers of one machine.
 pub trait Layers: Send + Sync + 'static {
     /// Runs of which anything is there.
@@ -145,7 +88,7 @@ pub trait Layers: Send + Sync + 'static {
         unwanted: &Unwanted,
         stays: Stays<'_>,
         dry: bool,
-    ) -> (Vec<Removed>, Option<String>);
+    ) -> (Vec<Collected>, Option<String>);
     /// Whether a layer is there as a whole.
     fn has(&self, layer: &LayerId) -> bool;
     /// Reads everything, and sets aside what is not what it was.

@@ -2,8 +2,9 @@
 //! runs ask this and do not care.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use kiln_api::user::{ArtifactRow, JobDetail, RunDetail, Why};
 use kiln_model::{AttemptId, JobIndex, Plan};
 use kiln_server::view;
@@ -20,6 +21,16 @@ use crate::place::directory;
 use crate::reference::Reference;
 use crate::watch::Watched;
 
+/// Arguments of every command that looks for a run.
+#[derive(Args, Clone, Debug, Default)]
+pub struct OriginArgs {
+    /// The folder to start from, for a local run
+    #[arg(short = 'C', long = "directory", value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
 /// A run that was found.
 pub enum Origin {
     Local { local: Local, row: Box<RunRow> },
@@ -31,11 +42,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 impl Origin {
     /// Finds a run. Whether it exists at a server is only known when it is asked for.
-    pub async fn find(
-        reference: &Reference,
-        server: &ServerArgs,
-        from: Option<&Path>,
-    ) -> Result<Self> {
+    pub async fn find(reference: &Reference, at: &OriginArgs) -> Result<Self> {
+        let OriginArgs { directory, server } = at;
         let number = reference.number;
         match (&reference.project, &reference.server) {
             (Some(project), Some(url)) => {
@@ -48,7 +56,7 @@ impl Origin {
                 format!("`#{number}` does not say of which project"),
             )
             .help(format!("write `project#{number}`; `kiln project ls` lists the projects"))),
-            (None, _) => Self::local(number, from).await,
+            (None, _) => Self::local(number, directory.as_deref()).await,
         }
     }
 

@@ -10,11 +10,13 @@
 //! forward; one that does not run (an earlier one failed) is passed over. A success has no step that
 //! ended otherwise. What is told twice under the same lease is accepted and changes nothing.
 
+use std::collections::BTreeMap;
+
 use kiln_model::artifact::Artifact;
 use kiln_model::layer::LayerId;
 use kiln_model::{
     AgentId, AttemptId, Earlier, EarlierStep, Epoch, Exit, FromStep, JobKey, JobState, LeaseId,
-    Notes, Outcome, Usage,
+    Notes, Outcome, ServiceChange, ServiceEnd, ServiceState, Surroundings, Usage,
 };
 use kiln_stdx::Timestamp;
 
@@ -37,8 +39,12 @@ pub struct Attempt {
     pub leased_at: Option<Timestamp>,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
+    /// What its steps run in; absent: it has not started, or that was not told.
+    pub surroundings: Option<Surroundings>,
     /// One for each step of the plan.
     pub steps: Vec<Step>,
+    /// Those that were begun, by name.
+    pub services: BTreeMap<String, Service>,
     pub outcome: Option<Outcome>,
     pub layer: Option<LayerId>,
     pub artifacts: Vec<Artifact>,
@@ -73,6 +79,17 @@ pub struct Step {
     pub log_to: Option<u64>,
     /// Absent: not known.
     pub usage: Option<Box<Usage>>,
+}
+
+/// A container beside the attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub started_at: Timestamp,
+    pub ready_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub end: Option<ServiceEnd>,
+    /// Known at its end.
+    pub log_bytes: u64,
 }
 
 /// Whether an event told something that was not known.
@@ -120,7 +137,9 @@ impl Attempt {
             leased_at: None,
             started_at: None,
             finished_at: None,
+            surroundings: None,
             steps: vec![Step::default(); n_steps],
+            services: BTreeMap::new(),
             outcome: None,
             layer: None,
             artifacts: Vec::new(),
@@ -261,11 +280,17 @@ impl Attempt {
         Ok(News::New)
     }
 
-    pub(crate) fn start(&mut self, lease: LeaseId, at: Timestamp) -> Result<News, Refused> {
+    pub(crate) fn start(
+        &mut self,
+        lease: LeaseId,
+        surroundings: Option<&Surroundings>,
+        at: Timestamp,
+    ) -> Result<News, Refused> {
         self.fence(lease)?;
         if self.phase() == Phase::Running {
             return Ok(News::Known);
         }
+        self.surroundings = surroundings.cloned();
         self.state = JobState::Running;
         self.started_at = Some(at);
         // Whom it has waited for did not give it a result.
@@ -326,6 +351,44 @@ impl Attempt {
         this.exit = Some(exit.clone());
         this.log_to = Some(log_to);
         this.usage = usage.cloned().map(Box::new);
+        Ok(News::New)
+    }
+
+    /// Something has become of one of its services. What is told again, or after its end, is known.
+    pub(crate) fn change_service(
+        &mut self,
+        lease: LeaseId,
+        name: &str,
+        change: &ServiceChange,
+        at: Timestamp,
+    ) -> Result<News, Refused> {
+        self.fence(lease)?;
+        if self.phase() != Phase::Running {
+            return Err(self.illegal(lease, &format!("have the service `{name}`")));
+        }
+        let known = self.services.get_mut(name);
+        match (known, change) {
+            (None, ServiceChange::Ready) => {
+                let message = format!("{lease}: the service `{name}` was never started");
+                return Err(Refused::Illegal(message));
+            }
+            (None, change) => {
+                let mut new = Service::started(at);
+                if let ServiceChange::Ended { end, log_bytes } = change {
+                    new.end(end, *log_bytes, at);
+                }
+                self.services.insert(name.to_owned(), new);
+            }
+            (Some(_), ServiceChange::Started) => return Ok(News::Known),
+            (Some(known), _) if known.end.is_some() => return Ok(News::Known),
+            (Some(known), ServiceChange::Ready) if known.ready_at.is_some() => {
+                return Ok(News::Known);
+            }
+            (Some(known), ServiceChange::Ready) => known.ready_at = Some(at),
+            (Some(known), ServiceChange::Ended { end, log_bytes }) => {
+                known.end(end, *log_bytes, at);
+            }
+        }
         Ok(News::New)
     }
 
@@ -447,6 +510,10 @@ impl Attempt {
             step.log_to = finish.log_bytes.map(|end| end.max(step.log_from));
             step.exit = Some(exit_of_open(position, finish.outcome));
         }
+        // None outlives its job; of one that nothing was told of that is all that is known.
+        for service in self.services.values_mut().filter(|service| service.end.is_none()) {
+            service.end(&ServiceEnd::Stopped, 0, at);
+        }
         self.state = state_of(finish.outcome);
         self.outcome = Some(finish.outcome.clone());
         self.layer.clone_from(finish.layer);
@@ -463,6 +530,25 @@ impl Attempt {
             Phase::Over => "over",
         };
         Refused::Illegal(format!("{lease} cannot {act}: the attempt is {phase}"))
+    }
+}
+
+impl Service {
+    fn started(at: Timestamp) -> Self {
+        Self { started_at: at, ready_at: None, finished_at: None, end: None, log_bytes: 0 }
+    }
+
+    fn end(&mut self, end: &ServiceEnd, log_bytes: u64, at: Timestamp) {
+        (self.end, self.log_bytes) = (Some(end.clone()), log_bytes);
+        self.finished_at = Some(at);
+    }
+
+    pub fn state(&self) -> ServiceState {
+        match (&self.end, self.ready_at) {
+            (Some(end), _) => end.state(),
+            (None, Some(_)) => ServiceState::Ready,
+            (None, None) => ServiceState::Starting,
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use kiln_model::plan::RetryOn;
 use kiln_model::{
     AttemptId, Earlier, Event, EventKind, Exit, FromStep, JobIndex, JobState, LeaseId, Outcome,
-    Reason, RunState,
+    Reason, RunState, ServiceChange, ServiceEnd,
 };
 use kiln_stdx::{Timestamp, duration};
 
@@ -131,7 +131,14 @@ fn line(run: &Run, event: &Event, only: Option<JobIndex>) -> Vec<String> {
                  which took {took}"
             )]
         }
-        EventKind::Started { lease } => vec![format!("{} started", subject(run, *lease, only))],
+        EventKind::Started { lease, .. } => vec![format!("{} started", subject(run, *lease, only))],
+        EventKind::Service { service, change, .. } => match (only, change) {
+            // When it was begun is not worth a line: all are, with their job.
+            (None, _) | (_, ServiceChange::Started) => Vec::new(),
+            (_, ServiceChange::Ready) => vec![format!("service `{service}` was ready")],
+            (_, ServiceChange::Ended { end: ServiceEnd::Stopped, .. }) => Vec::new(),
+            (_, ServiceChange::Ended { end, .. }) => vec![format!("service `{service}` {end}")],
+        },
         EventKind::StepStarted { .. } => Vec::new(),
         EventKind::StepFinished { lease, step, exit, .. } => match only {
             Some(_) => vec![step_line(run, *lease, *step, exit)],

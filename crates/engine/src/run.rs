@@ -54,7 +54,7 @@ use kiln_model::{
 use kiln_stdx::Timestamp;
 
 pub use crate::action::{Action, Refused};
-pub use crate::attempt::{Attempt, Cause, Step};
+pub use crate::attempt::{Attempt, Cause, Service, Step};
 pub use crate::job::Job;
 pub use crate::layers::Below;
 
@@ -137,9 +137,15 @@ impl Run {
                 let news = attempt.lease(*lease, (*agent, agent_name), lock.as_deref(), at)?;
                 self.leased_now(*lease, news, &mut effects);
             }
-            EventKind::Started { lease } => {
-                let news = self.attempt_mut(*lease)?.start(*lease, at)?;
+            EventKind::Started { lease, surroundings } => {
+                let surroundings = surroundings.as_deref();
+                let news = self.attempt_mut(*lease)?.start(*lease, surroundings, at)?;
                 self.started_now(*lease, news, at, &mut effects);
+            }
+            EventKind::Service { lease, service, change } => {
+                let attempt = self.attempt_mut(*lease)?;
+                let news = attempt.change_service(*lease, service, change, at)?;
+                effects.job_changed_by(news, lease.attempt.job);
             }
             EventKind::Keyed { lease, key, unfit } => {
                 let news = self.attempt_mut(*lease)?.key(*lease, key, unfit)?;

@@ -104,7 +104,7 @@ impl Story {
 
     fn start(&mut self, job: u32) -> LeaseId {
         let lease = self.lease(job);
-        self.apply(EventKind::Started { lease });
+        self.apply(EventKind::started(lease));
         lease
     }
 

@@ -16,6 +16,8 @@ use crate::key::{InputFile, JobKey};
 use crate::layer::LayerId;
 use crate::name::JobName;
 use crate::outcome::{Exit, Outcome};
+use crate::service::ServiceChange;
+use crate::surroundings::Surroundings;
 use crate::usage::Usage;
 
 /// A numbered, dated fact.
@@ -81,6 +83,16 @@ pub enum EventKind {
     /// The agent is about to run the first step. From here on a second try needs a policy.
     Started {
         lease: LeaseId,
+        /// What the steps run in. Absent: recorded before that was told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        surroundings: Option<Box<Surroundings>>,
+    },
+    /// Something has become of one of the attempt's services.
+    Service {
+        lease: LeaseId,
+        service: String,
+        #[serde(flatten)]
+        change: ServiceChange,
     },
     StepStarted {
         lease: LeaseId,
@@ -197,6 +209,11 @@ impl Notes {
 }
 
 impl EventKind {
+    /// A start of which no more is told.
+    pub fn started(lease: LeaseId) -> Self {
+        Self::Started { lease, surroundings: None }
+    }
+
     /// The lease that the event speaks of.
     pub fn lease(&self) -> Option<LeaseId> {
         match self {
@@ -204,7 +221,8 @@ impl EventKind {
             | Self::Keyed { lease, .. }
             | Self::Awaited { lease, .. }
             | Self::Reused { lease, .. }
-            | Self::Started { lease }
+            | Self::Started { lease, .. }
+            | Self::Service { lease, .. }
             | Self::StepStarted { lease, .. }
             | Self::StepFinished { lease, .. }
             | Self::Finished { lease, .. }

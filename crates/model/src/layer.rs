@@ -1,8 +1,11 @@
 //! Immutable trees and what names them.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use crate::{AttemptId, RunId};
 
 /// 32 bytes as 64 hexadecimal digits, that name something by its content: an object by SHA-256, a
 /// layer by BLAKE3.
@@ -78,5 +81,69 @@ pub enum Source {
     /// One commit of a repository.
     Git { commit: String, tree: String },
     /// A working tree as it is, for `kiln run`. Never written to.
-    WorkingTree { path: std::path::PathBuf },
+    WorkingTree { path: PathBuf },
+}
+
+/// What kind of thing is on a machine's disk for its jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LayerKind {
+    /// What attempts of a run wrote, and what belongs to its workspaces alone.
+    Layers,
+    /// The files of git trees.
+    Sources,
+    /// Files of caches.
+    Caches,
+    /// Layers of container images.
+    Images,
+    /// What is made again when it is wanted: white-outs, merged layers, digests.
+    Derived,
+    /// What was set aside because it was damaged.
+    Damaged,
+    /// What a crash left half made.
+    Leftovers,
+}
+
+impl LayerKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Layers => "layers",
+            Self::Sources => "sources",
+            Self::Caches => "caches",
+            Self::Images => "images",
+            Self::Derived => "derived",
+            Self::Damaged => "damaged",
+            Self::Leftovers => "leftovers",
+        }
+    }
+}
+
+/// Something that was taken away, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collected {
+    pub kind: LayerKind,
+    pub run: Option<RunId>,
+    /// On disk.
+    pub n_bytes: u64,
+}
+
+/// Something that was not what it should have been, and is set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub kind: LayerKind,
+    /// Whose files they were, of [`LayerKind::Layers`].
+    pub attempt: Option<AttemptId>,
+    /// What it was called: a tree, an attempt, a cache's folder, an image's layer.
+    pub name: String,
+    pub why: String,
+    /// Where it is now.
+    pub aside: PathBuf,
+}
+
+/// What came of reading every layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    pub n_layers: u64,
+    /// Of these, layers of which nothing was known: they are compared from the next time on.
+    pub n_new: u64,
+    pub damaged: Vec<Damage>,
 }

@@ -9,11 +9,20 @@
 //! in which something was written, so that a reader finds a line, a byte or a moment by one binary
 //! search and a scan of at most [`EVERY_BYTES`].
 
+use std::path::{Path, PathBuf};
+
 /// A record at least so often. A window of 200 lines then costs one read of 64 KiB.
 pub const EVERY_BYTES: u64 = 64 << 10;
 
 /// Size of one encoded record.
 pub const RECORD_BYTES: usize = 24;
+
+/// Where the log of a service lies: beside that of its attempt, `0-1.log`, as `0-1.db.log`.
+///
+/// The name is one of a service: no dot, no slash.
+pub fn of_service(log: &Path, service: &str) -> PathBuf {
+    log.with_extension(format!("{service}.log"))
+}
 
 /// One entry of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

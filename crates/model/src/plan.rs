@@ -295,13 +295,17 @@ pub struct Service {
     pub ready_timeout: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+    /// Of its own processes, beside those of the job. What is absent is as the runner has it.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
 }
 
 impl Service {
     /// Of an image, as it is.
     pub fn of(image: impl Into<String>) -> Self {
         let (env, ready, ready_timeout, command) = (BTreeMap::new(), None, None, None);
-        Self { image: image.into(), env, ready, ready_timeout, command }
+        let limits = Limits::default();
+        Self { image: image.into(), env, ready, ready_timeout, command, limits }
     }
 }
 

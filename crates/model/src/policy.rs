@@ -7,7 +7,7 @@
 
 use crate::name::JobName;
 use crate::pattern::Glob;
-use crate::plan::{ExecutorKind, Job, Limits, Network, Plan, Pull, Volume};
+use crate::plan::{ExecutorKind, Job, Limits, Network, Plan, Pull, Service, Volume};
 
 /// Where daemons that make containers as root listen. Who reaches one is root of the machine.
 const DAEMON_SOCKETS: &[&str] = &[
@@ -143,7 +143,12 @@ impl JobPolicy {
         let served = !job.services.is_empty() && job.network != Some(Network::Host);
         let apart = sandbox || served || executor != ExecutorKind::Host;
         let network = self.network(job, apart && executor != ExecutorKind::Ssh)?;
-        let limits = self.limits(job)?;
+        let limits = self.limits(job, job.limits, "limits")?;
+        let service = |(name, service): (&String, &Service)| {
+            let limits = self.limits(job, service.limits, &format!("services.{name}.limits"))?;
+            Ok((name.clone(), Service { limits, ..service.clone() }))
+        };
+        let services = job.services.iter().map(service).collect::<Result<_, _>>()?;
         let image = job.image.as_ref();
         Ok(Job {
             executor,
@@ -152,6 +157,7 @@ impl JobPolicy {
             limits,
             sandbox: Some(sandbox),
             volumes,
+            services,
             ..job.clone()
         })
     }
@@ -288,8 +294,9 @@ impl JobPolicy {
         Err(self.denied(job, what, "networks", way))
     }
 
-    fn limits(&self, job: &Job) -> Result<Limits, Denied> {
-        let (asked, max) = (job.limits, self.limits_max);
+    /// Of a job or of one of its services, for each of which they hold apart; `key` is where they are written.
+    fn limits(&self, job: &Job, asked: Limits, key: &str) -> Result<Limits, Denied> {
+        let max = self.limits_max;
         let over = |asked: Option<u64>, max: Option<u64>| {
             asked.zip(max).filter(|(asked, max)| asked > max).map(|(_, max)| max)
         };
@@ -304,7 +311,7 @@ impl JobPolicy {
         };
         match refused {
             Some((what, max)) => {
-                let what = format!("more `limits.{what}` than there may be");
+                let what = format!("more `{key}.{what}` than there may be");
                 Err(self.denied(job, what, "limits_max", format!("{max} is the most")))
             }
             None => Ok(asked.or(self.limits).or(max).at_most(max)),
@@ -357,7 +364,6 @@ fn contains(outer: &str, inner: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Service;
 
     fn job(change: impl FnOnce(&mut Job)) -> Job {
         let mut job = Job::sample("build", "make");

@@ -95,7 +95,8 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub enum News {
     Run { project: ProjectId, run: RunId },
-    Log { attempt: AttemptId, n_bytes: u64 },
+    /// Of the attempt, or of one of its services.
+    Log { attempt: AttemptId, service: Option<String>, n_bytes: u64 },
 }
 
 /// Why an event was not taken.

@@ -17,6 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use kiln_model::RunId;
+use kiln_model::layer::{Collected, LayerKind};
 use kiln_stdx::Timestamp;
 use kiln_stdx::fs::FsError;
 
@@ -43,34 +44,6 @@ const OVER: &str = ".over";
 const LIST: &str = ".own.json";
 const MERGED: &str = "merged-";
 
-/// What kind of thing was taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// What attempts of a run wrote, and what belongs to its workspaces alone.
-    Layers,
-    /// The files of a git tree.
-    Source,
-    /// Files of a cache.
-    Cache,
-    /// A layer of a container image.
-    Image,
-    /// What is made again when it is wanted: white-outs, merged layers, digests.
-    Derived,
-    /// What was set aside because it was damaged.
-    Damaged,
-    /// What a crash left half made.
-    Leftover,
-}
-
-/// Something that was taken away, or would be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Collected {
-    pub kind: Kind,
-    pub run: Option<RunId>,
-    /// On disk.
-    pub n_bytes: u64,
-}
-
 /// A source that is here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -83,7 +56,7 @@ pub struct Source {
 /// [`Victims::remove`] gives their space back.
 #[derive(Debug, Default)]
 pub struct Victims {
-    gone: Vec<(Kind, Option<RunId>, PathBuf)>,
+    gone: Vec<(LayerKind, Option<RunId>, PathBuf)>,
     /// Named only: nothing is to be taken away.
     dry: bool,
 }
@@ -99,7 +72,7 @@ impl Victims {
     }
 
     /// Gives a path another name, at which nobody looks. One that is gone already is no error.
-    pub(crate) fn take(&mut self, kind: Kind, run: Option<RunId>, path: PathBuf) {
+    pub(crate) fn take(&mut self, kind: LayerKind, run: Option<RunId>, path: PathBuf) {
         let name = match self.dry {
             true => path,
             false => {
@@ -162,7 +135,7 @@ impl Workspaces {
                 let of = base_of(path);
                 let of_held = all.contains(&*of) && held.contains(&*of);
                 if !held.contains(path) && !of_held {
-                    victims.take(Kind::Layers, Some(run), path.clone());
+                    victims.take(LayerKind::Layers, Some(run), path.clone());
                 }
             }
         }
@@ -214,7 +187,7 @@ impl Workspaces {
         }
         named.extend(self.cache_pieces_in_use()?);
         for piece in self.cache_pieces()?.into_iter().filter(|piece| !named.contains(piece)) {
-            victims.take(Kind::Cache, None, piece);
+            victims.take(LayerKind::Caches, None, piece);
         }
         Ok(())
     }
@@ -276,9 +249,9 @@ impl Workspaces {
                 .map(|end| self.sources().join(format!("{tree}.{end}")))
                 .into(),
         };
-        victims.take(Kind::Source, None, path);
+        victims.take(LayerKind::Sources, None, path);
         for path in beside.into_iter().filter(|path| path.exists()) {
-            victims.take(Kind::Source, None, path);
+            victims.take(LayerKind::Sources, None, path);
         }
     }
 
@@ -294,13 +267,13 @@ impl Workspaces {
         let old = |meta: &Metadata| changed_at(meta) < before;
         for (path, meta) in tree::entries(&self.root().join("masks"))? {
             if old(&meta) && !used.contains(&path) && !is_temporary(&path) {
-                victims.take(Kind::Derived, None, path);
+                victims.take(LayerKind::Derived, None, path);
             }
         }
         for (path, meta) in tree::entries(&self.root().join("sealed"))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with(MERGED) && old(&meta) && !used.contains(&path) {
-                victims.take(Kind::Derived, None, path);
+                victims.take(LayerKind::Derived, None, path);
             }
         }
         self.take_digests(victims)?;
@@ -319,7 +292,7 @@ impl Workspaces {
                 _ => true,
             };
             if !is_there {
-                victims.take(Kind::Derived, None, path);
+                victims.take(LayerKind::Derived, None, path);
             }
         }
         Ok(())
@@ -337,7 +310,7 @@ impl Workspaces {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let objects = name.starts_with("objects-");
             if objects && changed_at(&meta) < before && !named.contains(&name) {
-                victims.take(Kind::Derived, None, path);
+                victims.take(LayerKind::Derived, None, path);
             }
         }
         Ok(())
@@ -351,7 +324,7 @@ impl Workspaces {
     ) -> Result<(), WorkspaceError> {
         for (path, meta) in tree::entries_of(&self.root().join(damage::FOLDER))? {
             if changed_at(&meta) < before && !is_temporary(&path) {
-                victims.take(Kind::Damaged, None, path);
+                victims.take(LayerKind::Damaged, None, path);
             }
         }
         Ok(())
@@ -364,7 +337,7 @@ impl Workspaces {
         for folder in folders.map(|(path, _)| path).chain([self.root().to_owned()]) {
             for (path, _) in tree::entries(&folder)? {
                 if tree::is_stale(&path) {
-                    victims.gone.push((Kind::Leftover, None, path));
+                    victims.gone.push((LayerKind::Leftovers, None, path));
                 }
             }
         }

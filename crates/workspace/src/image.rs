@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use kiln_model::layer::Digest;
+use kiln_model::layer::{Digest, LayerKind};
 use kiln_stdx::Timestamp;
 use kiln_stdx::fs::Named;
 use kiln_stdx::overlay::Mount;
@@ -14,7 +14,7 @@ use kiln_stdx::overlay::Mount;
 use crate::archive::{Bounds, Marks, unpack_as};
 use crate::collect::{is_temporary, used_at};
 use crate::hold::{self, Alone, mark_of};
-use crate::{Driver, Kind, Victims, WorkspaceError, Workspaces, size, tree};
+use crate::{Driver, Victims, WorkspaceError, Workspaces, size, tree};
 
 pub(crate) const FOLDER: &str = "images";
 /// In an attempt's folder: what its container writes outside the workspace, the kernel's own folder, and
@@ -122,9 +122,9 @@ impl Workspaces {
                 continue;
             }
             let mark = mark_of(&path);
-            victims.take(Kind::Image, None, path);
+            victims.take(LayerKind::Images, None, path);
             if mark.exists() {
-                victims.take(Kind::Image, None, mark);
+                victims.take(LayerKind::Images, None, mark);
             }
         }
         Ok(())

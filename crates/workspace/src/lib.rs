@@ -63,7 +63,7 @@ mod error;
 
 pub use again::Untouched;
 pub use cache::{CacheEntry, CacheWish, Caches, Taken as TakenCaches};
-pub use collect::{Collected, Kind, Source, Victims};
+pub use collect::{Source, Victims};
 pub use collide::{Collision, Collisions};
 pub use driver::Driver;
 pub use error::WorkspaceError;
@@ -73,7 +73,6 @@ pub use kept::KeptTree;
 pub use packing::PackingError;
 pub use size::Usage;
 pub use source::{GitLayer, Removed};
-pub use verify::{Damage, Verified};
 pub use visit::Visit;
 pub use workspaces::{Base, Prepared, Workspaces};
 pub use written::Written;

@@ -12,35 +12,12 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use kiln_model::AttemptId;
-use kiln_model::layer::LayerId;
+use kiln_model::layer::{Damage, LayerId, LayerKind, Verified};
 use kiln_stdx::fs::FsError;
 
 use crate::collect::is_temporary;
 use crate::view::{View, What};
-use crate::{Kind, WorkspaceError, Workspaces, digest, image, pieces, tree};
-
-/// Something that was not what it should have been, and is set aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    pub kind: Kind,
-    /// Of [`Kind::Layers`].
-    pub attempt: Option<AttemptId>,
-    /// What it was called: a tree, an attempt, a cache's folder, an image's layer.
-    pub name: String,
-    pub why: String,
-    /// Where it is now.
-    pub aside: PathBuf,
-}
-
-/// What came of looking at everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// Layers that were read.
-    pub n_layers: u64,
-    /// Of these, layers of which nothing was known: they are compared from the next time on.
-    pub n_new: u64,
-    pub damaged: Vec<Damage>,
-}
+use crate::{WorkspaceError, Workspaces, digest, image, pieces, tree};
 
 /// What is said of a layer that has another digest than it had.
 pub(crate) const CHANGED: &str = "its files are not what they were when they were last read";
@@ -56,7 +33,7 @@ enum Found {
 
 /// One layer, or what should be one.
 struct Suspect {
-    kind: Kind,
+    kind: LayerKind,
     name: String,
     /// Under which its digest is kept.
     key: String,
@@ -94,8 +71,8 @@ impl Workspaces {
     /// Lowest first. `None`: it cannot be found as a whole, although something of it is there.
     fn folders_of(&self, suspect: &Suspect) -> Option<Vec<PathBuf>> {
         match suspect.kind {
-            Kind::Source => self.source_paths(&suspect.name),
-            Kind::Layers => self.layer_paths(&LayerId::Attempt(suspect.name.clone())),
+            LayerKind::Sources => self.source_paths(&suspect.name),
+            LayerKind::Layers => self.layer_paths(&LayerId::Attempt(suspect.name.clone())),
             _ => Some(suspect.own.clone()),
         }
     }
@@ -105,11 +82,11 @@ impl Workspaces {
         let mut all = self.suspect_sources()?;
         all.extend(self.suspect_attempts()?);
         for folder in self.cache_pieces()? {
-            all.push(Suspect::of_folder(Kind::Cache, "cache", folder));
+            all.push(Suspect::of_folder(LayerKind::Caches, "cache", folder));
         }
         for (folder, meta) in tree::entries(&self.root().join(image::FOLDER))? {
             if meta.is_dir() && !is_temporary(&folder) {
-                all.push(Suspect::of_folder(Kind::Image, "image", folder));
+                all.push(Suspect::of_folder(LayerKind::Images, "image", folder));
             }
         }
         Ok(all)
@@ -122,7 +99,7 @@ impl Workspaces {
             .map(|kept| {
                 let own = self.own_of_source(&kept.tree);
                 let key = format!("source-{}", kept.tree);
-                Suspect { kind: Kind::Source, name: kept.tree, key, own }
+                Suspect { kind: LayerKind::Sources, name: kept.tree, key, own }
             })
             .collect();
         all.sort_by_key(|source| self.n_sources(&source.name));
@@ -148,7 +125,7 @@ impl Workspaces {
             // One that wrote nothing has at most a list of its steps.
             let has_files = own.iter().any(|path| path.is_dir() || pieces::is_list(path));
             let key = format!("attempt-{name}");
-            has_files.then_some(Suspect { kind: Kind::Layers, name, key, own })
+            has_files.then_some(Suspect { kind: LayerKind::Layers, name, key, own })
         };
         Ok(names.into_iter().filter_map(of).collect())
     }
@@ -165,17 +142,17 @@ impl Workspaces {
         let Some(folders) = self.folders_of(suspect) else {
             return Ok(match suspect.kind {
                 // The one that it stands on was collected or is damaged: it is nobody's, and goes with time.
-                Kind::Source => Found::Gone,
+                LayerKind::Sources => Found::Gone,
                 _ => {
                     Found::Damaged("a part of it is missing, or its list cannot be read".to_owned())
                 }
             });
         };
         let view = match View::of(folders.clone()) {
-            Ok(view) => View { complete: suspect.kind == Kind::Source, ..view },
+            Ok(view) => View { complete: suspect.kind == LayerKind::Sources, ..view },
             Err(error) => return Ok(Found::Damaged(with_cause(&error))),
         };
-        if suspect.kind == Kind::Source
+        if suspect.kind == LayerKind::Sources
             && let Some(index) = self.index(&suspect.name)
             && let Some(path) = differs(&suspect.name, &index, &files_of(&view)?)
         {
@@ -217,13 +194,13 @@ impl Workspaces {
         }
         tree::remove(&self.digests().join(&suspect.key))?;
         let Suspect { kind, name, .. } = suspect;
-        let attempt = name.parse().ok().filter(|_| kind == Kind::Layers);
+        let attempt = name.parse().ok().filter(|_| kind == LayerKind::Layers);
         Ok(Damage { kind, attempt, name, why, aside: aside.unwrap_or_default() })
     }
 }
 
 impl Suspect {
-    fn of_folder(kind: Kind, key: &str, folder: PathBuf) -> Self {
+    fn of_folder(kind: LayerKind, key: &str, folder: PathBuf) -> Self {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let key = format!("{key}-{name}");
         Self { kind, name, key, own: vec![folder] }

@@ -10,9 +10,8 @@ use kiln_api::user::ArtifactRow;
 use kiln_stdx::bytes;
 use kiln_stdx::fs::Named;
 
-use crate::client::ServerArgs;
 use crate::error::{Exit, Failure, Result};
-use crate::origin::Origin;
+use crate::origin::{Origin, OriginArgs};
 use crate::output::{Cell, Output, Style, visible};
 use crate::reference::Reference;
 
@@ -26,14 +25,11 @@ pub struct Args {
     /// `get`: fetch
     #[command(subcommand)]
     action: Option<Action>,
-    /// The folder to start from, for a local run
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
+    #[command(flatten)]
+    at: OriginArgs,
     /// The list as a JSON array
     #[arg(long, global = true)]
     json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
 }
 
 #[derive(clap::Subcommand, Debug)]
@@ -58,7 +54,7 @@ Examples:
   kiln artifacts 'site#12' get report.html -o - | less";
 
 pub async fn run(args: Args, out: &Output) -> Result<Exit> {
-    let origin = Origin::find(&args.reference, &args.server, args.directory.as_deref()).await?;
+    let origin = Origin::find(&args.reference, &args.at).await?;
     let mut rows = origin.artifacts().await?;
     if let Some(job) = &args.reference.job {
         // An unknown job is an error, one without artifacts is not.

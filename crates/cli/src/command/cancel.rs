@@ -1,11 +1,8 @@
 //! `kiln cancel`: the jobs of a run are told to end.
 
-use std::path::PathBuf;
-
-use crate::client::ServerArgs;
 use crate::error::{Exit, Failure, Result};
 use crate::local::cancel_elsewhere;
-use crate::origin::Origin;
+use crate::origin::{Origin, OriginArgs};
 use crate::output::Output;
 use crate::place::user_name;
 use crate::reference::Reference;
@@ -19,14 +16,11 @@ pub struct Args {
     /// `#12` or `project#12`
     #[arg(value_name = "RUN")]
     reference: Reference,
-    /// The folder to start from, for a local run
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
+    #[command(flatten)]
+    at: OriginArgs,
     /// What was done, as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -39,7 +33,7 @@ pub async fn run(args: Args, out: &Output) -> Result<Exit> {
         return Err(Failure::yours("a run is cancelled as a whole")
             .help(format!("kiln cancel '{}'", Reference { job: None, ..args.reference })));
     }
-    let origin = Origin::find(&args.reference, &args.server, args.directory.as_deref()).await?;
+    let origin = Origin::find(&args.reference, &args.at).await?;
     let reference = origin.reference();
     let over = origin.detail().await?.run.state.is_over();
     if !over {

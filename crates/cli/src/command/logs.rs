@@ -1,15 +1,13 @@
 //! `kiln logs`: what jobs printed.
 
-use std::path::PathBuf;
-
 use kiln_model::JobState;
 use kiln_stdx::base64;
 
-use crate::client::{Client, ServerArgs};
+use crate::client::Client;
 use crate::command::trigger::follow;
 use crate::error::{Blame, Exit, Failure, Result};
 use crate::interrupt::Interrupts;
-use crate::origin::Origin;
+use crate::origin::{Origin, OriginArgs};
 use crate::output::Output;
 use crate::pipeline::unknown_job;
 use crate::reference::Reference;
@@ -32,14 +30,11 @@ pub struct Args {
     /// An earlier attempt, counted from 1 [default: the last one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     attempt: Option<u32>,
-    /// The folder to start from, for a local run
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
+    #[command(flatten)]
+    at: OriginArgs,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -52,7 +47,7 @@ Examples:
 const CHUNK_BYTES: usize = 256 << 10;
 
 pub async fn run(args: Args, out: &Output) -> Result<Exit> {
-    let origin = Origin::find(&args.reference, &args.server, args.directory.as_deref()).await?;
+    let origin = Origin::find(&args.reference, &args.at).await?;
     match &args.reference.job {
         Some(job) => one(&args, out, origin, job).await,
         None if args.attempt.is_some() => {

@@ -1,10 +1,7 @@
 //! `kiln pin` and `kiln unpin`: a run that is kept whatever its age.
 
-use std::path::PathBuf;
-
-use crate::client::ServerArgs;
 use crate::error::{Exit, Failure, Result};
-use crate::origin::Origin;
+use crate::origin::{Origin, OriginArgs};
 use crate::output::Output;
 use crate::place::user_name;
 use crate::reference::Reference;
@@ -18,14 +15,11 @@ pub struct Args {
     /// `#12` or `project#12`
     #[arg(value_name = "RUN")]
     reference: Reference,
-    /// The folder to start from, for a local run
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
+    #[command(flatten)]
+    at: OriginArgs,
     /// What was done, as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
 }
 
 /// Let go of a run that was kept by `kiln pin`
@@ -52,7 +46,7 @@ async fn set(args: Args, pinned: bool, out: &Output) -> Result<Exit> {
         return Err(Failure::yours("a run is kept as a whole")
             .help(format!("kiln {verb} '{}'", Reference { job: None, ..args.reference })));
     }
-    let origin = Origin::find(&args.reference, &args.server, args.directory.as_deref()).await?;
+    let origin = Origin::find(&args.reference, &args.at).await?;
     let reference = origin.reference();
     match &origin {
         Origin::Local { local, row } => {

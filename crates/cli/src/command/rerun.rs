@@ -1,7 +1,6 @@
 //! `kiln rerun`: new attempts of jobs, in the same run, under the same plan.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use kiln_api::user::Rerun;
 use kiln_executor::Spawner;
@@ -10,13 +9,12 @@ use kiln_model::{JobIndex, JobState, Plan};
 use kiln_stdx::{Clock, SystemClock};
 use kiln_store::RunRow;
 
-use crate::client::ServerArgs;
 use crate::command::run::{Allow, allow, secrets, variables};
 use crate::command::trigger::follow;
 use crate::error::{Exit, Failure, Result};
 use crate::local::Local;
 use crate::local::drive::Drive;
-use crate::origin::Origin;
+use crate::origin::{Origin, OriginArgs};
 use crate::output::{Output, Style};
 use crate::pipeline::unknown_job;
 use crate::reference::Reference;
@@ -61,14 +59,11 @@ pub struct Args {
     /// Watch a server's run and exit with its result
     #[arg(short, long)]
     follow: bool,
-    /// The folder to start from, for a local run
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
+    #[command(flatten)]
+    at: OriginArgs,
     /// As JSON: one event a line when the run is watched
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -87,7 +82,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         return Err(Failure::yours("the reference names one job and `--job` another")
             .help("name the job once"));
     }
-    match Origin::find(&args.reference, &args.server, args.directory.as_deref()).await? {
+    match Origin::find(&args.reference, &args.at).await? {
         Origin::Local { mut local, row } => {
             allow(&mut local, &args.allow);
             rerun_here(args, job, spawner, out, &local, *row).await

@@ -1,16 +1,14 @@
 //! `kiln show`: a run with its jobs, or a job with its steps.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use kiln_api::user::{Attempt, JobDetail, Step};
 use kiln_model::Usage;
 use kiln_stdx::{Clock, SystemClock, bytes, duration};
 
-use crate::client::ServerArgs;
 use crate::command::runs::ago;
 use crate::error::{Exit, Result};
-use crate::origin::Origin;
+use crate::origin::{Origin, OriginArgs};
 use crate::output::{Cell, Output, Style, visible};
 use crate::reference::Reference;
 use crate::watch::{Picture, summary};
@@ -22,14 +20,11 @@ pub struct Args {
     /// `#12`, `project#12`, `project#12/test` or the address of a page
     #[arg(value_name = "RUN[/JOB]")]
     reference: Reference,
-    /// The folder to start from, for a local run
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
+    #[command(flatten)]
+    at: OriginArgs,
     /// As JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -39,7 +34,7 @@ Examples:
   kiln show 'site#12' --json | jq -r '.jobs[] | select(.state == \"failed\") | .job'";
 
 pub async fn run(args: Args, out: &Output) -> Result<Exit> {
-    let origin = Origin::find(&args.reference, &args.server, args.directory.as_deref()).await?;
+    let origin = Origin::find(&args.reference, &args.at).await?;
     match &args.reference.job {
         Some(job) => {
             let detail = origin.job(job).await?;

@@ -1,10 +1,7 @@
 //! `kiln why`: what led to a state.
 
-use std::path::PathBuf;
-
-use crate::client::ServerArgs;
 use crate::error::{Exit, Result};
-use crate::origin::Origin;
+use crate::origin::{Origin, OriginArgs};
 use crate::output::{Output, Style, visible};
 use crate::reference::Reference;
 
@@ -18,14 +15,11 @@ pub struct Args {
     /// `#12`, `project#12` or `project#12/test`
     #[arg(value_name = "RUN[/JOB]")]
     reference: Reference,
-    /// The folder to start from, for a local run
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
+    #[command(flatten)]
+    at: OriginArgs,
     /// As JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    server: ServerArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -34,7 +28,7 @@ Examples:
   kiln why 'site#12/deploy'";
 
 pub async fn run(args: Args, out: &Output) -> Result<Exit> {
-    let origin = Origin::find(&args.reference, &args.server, args.directory.as_deref()).await?;
+    let origin = Origin::find(&args.reference, &args.at).await?;
     let mut why = origin.why(args.reference.job.as_deref()).await?;
     if matches!(origin, Origin::Local { .. }) {
         // As the person writes it.

@@ -13,9 +13,9 @@ use kiln_stdx::fs::Named;
 use kiln_workspace::archive::{Bounds, Over, Packed, UnpackError};
 use kiln_workspace::{PackingError, WorkspaceError, Workspaces, archive};
 
-use crate::client::ServerArgs;
 use crate::command::shell::find;
 use crate::error::{Blame, Exit, Failure, Result};
+use crate::origin::OriginArgs;
 use crate::output::{Output, visible};
 use crate::reference::Reference;
 
@@ -46,11 +46,8 @@ pub struct Pack {
     /// Of an earlier attempt [default: the last]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     attempt: Option<u32>,
-    /// The folder to start from, for a local run
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
     #[command(flatten)]
-    server: ServerArgs,
+    at: OriginArgs,
 }
 
 const PACK_EXAMPLES: &str = "\
@@ -115,9 +112,8 @@ async fn pack(args: Pack, out: &Output) -> Result<Exit> {
         moment,
         secrets: false,
     };
-    let from = args.directory.as_deref();
-    let job = find::job(&args.reference, &args.server, from, at(Moment::Left)).await?;
-    let began = find::job(&args.reference, &args.server, from, at(Moment::Start)).await?;
+    let job = find::job(&args.reference, &args.at, at(Moment::Left)).await?;
+    let began = find::job(&args.reference, &args.at, at(Moment::Start)).await?;
     let reference = job.reference.clone();
     let below = began.scene.assignment.layers;
     let own: Vec<_> = job

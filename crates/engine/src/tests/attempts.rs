@@ -32,7 +32,7 @@ fn the_life_of_an_attempt_step_by_step() {
     assert_eq!(story.attempt(0).agent, Some((AgentId(1), "forge-1".to_owned())));
     let changed = [Action::JobChanged(JobIndex(0))];
     let started = [Action::JobChanged(JobIndex(0)), Action::RunChanged];
-    assert_eq!(story.apply(EventKind::Started { lease }), started);
+    assert_eq!(story.apply(EventKind::started(lease)), started);
     assert_eq!(story.apply(EventKind::StepStarted { lease, step: 0, log_from: 0 }), changed);
     let exit = Exit::SUCCESS;
     assert_eq!(
@@ -59,7 +59,7 @@ fn what_is_told_twice_changes_nothing() {
     };
     for kind in [
         leased(lease, None),
-        EventKind::Started { lease },
+        EventKind::started(lease),
         EventKind::StepStarted { lease, step: 0, log_from: 3 },
         steps(9),
         finished(lease, Outcome::Success),
@@ -93,14 +93,14 @@ fn an_older_epoch_is_stale() {
     assert_eq!((old.epoch, new.epoch), (Epoch(1), Epoch(2)));
     for kind in [
         leased(old, None),
-        EventKind::Started { lease: old },
+        EventKind::started(old),
         EventKind::StepStarted { lease: old, step: 0, log_from: 0 },
         finished(old, Outcome::Success),
         lapsed(old),
     ] {
         assert!(stale(&mut story, kind.clone()), "{kind:?}");
     }
-    story.apply(EventKind::Started { lease: new });
+    story.apply(EventKind::started(new));
     assert_eq!(story.run.jobs[0].attempts.len(), 1);
 }
 
@@ -113,7 +113,7 @@ fn what_comes_out_of_order_is_refused_in_words() {
     assert_eq!(story.refused(step), words);
     let words = "7-0-1@1 cannot have run a step: the attempt is leased and has not started";
     assert_eq!(story.refused(finished(lease, Outcome::Success)), words);
-    story.apply(EventKind::Started { lease });
+    story.apply(EventKind::started(lease));
     let beyond = EventKind::StepStarted { lease, step: 1, log_from: 0 };
     assert_eq!(story.refused(beyond), "7-0-1@1: there is no step 1; the job has 1");
     let ended =
@@ -121,10 +121,10 @@ fn what_comes_out_of_order_is_refused_in_words() {
     assert_eq!(story.refused(ended), "7-0-1@1: step 1 has not started or ended otherwise");
     let unknown = LeaseId { attempt: attempt_id(4, 1), epoch: Epoch(1) };
     let words = "run 7 has no attempt 7-4-1";
-    assert_eq!(story.refused(EventKind::Started { lease: unknown }), words);
+    assert_eq!(story.refused(EventKind::started(unknown)), words);
     let future = LeaseId { epoch: Epoch(9), ..lease };
     let words = "lease 7-0-1@9 was never given";
-    assert_eq!(story.refused(EventKind::Started { lease: future }), words);
+    assert_eq!(story.refused(EventKind::started(future)), words);
 }
 
 #[test]

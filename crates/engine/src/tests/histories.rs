@@ -84,7 +84,7 @@ fn every_state_has_its_sentence() {
     assert_eq!(of(&story, 2), "skipped: its condition `false` is false");
     let lease = story.lease(0);
     assert_eq!(of(&story, 0), "queued: it is being prepared on agent `forge-1`");
-    story.apply(EventKind::Started { lease });
+    story.apply(EventKind::started(lease));
     story.apply(EventKind::StepStarted { lease, step: 0, log_from: 0 });
     assert_eq!(of(&story, 0), "running on agent `forge-1`: step 1 `make a`");
     story.finish(0, Outcome::Success);

@@ -24,7 +24,7 @@ fn a_run_is_queued_until_a_job_starts() {
     assert_eq!(story.run.state, RunState::Queued);
     let lease = story.lease(0);
     assert_eq!(story.run.state, RunState::Queued);
-    story.apply(EventKind::Started { lease });
+    story.apply(EventKind::started(lease));
     assert_eq!(story.run.state, RunState::Running);
     assert_eq!(story.run.started_at, Some(Timestamp::from_millis(3_000)));
 }

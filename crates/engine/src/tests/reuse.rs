@@ -57,7 +57,7 @@ fn who_waits_for_another_says_so_and_can_be_cancelled_or_run_after_all() {
     assert_eq!(story.reason(0), "waits for `#8/a`, which does the same");
     assert_eq!(story.attempt(0).reused_from(), None);
     story.apply(keyed(lease, &["its files are gone"]));
-    story.apply(EventKind::Started { lease });
+    story.apply(EventKind::started(lease));
     assert_eq!((story.reason(0).as_str(), story.states().as_str()), ("", "running"));
     assert!(story.refused(reused(lease)).contains("take an earlier result"));
     story.finish(0, Outcome::Success);

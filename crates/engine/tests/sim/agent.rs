@@ -82,7 +82,7 @@ fn opening(lease: LeaseId, first_step: u32) -> EventKind {
     let digest = Digest::from_bytes([7; 32]);
     let key = JobKey { digest: digest.clone(), parts: digest };
     match Opening::of(lease, first_step) {
-        Opening::Start => EventKind::Started { lease },
+        Opening::Start => EventKind::started(lease),
         Opening::Key => EventKind::Keyed { lease, key, unfit: vec!["it is gone".to_owned()] },
         Opening::Reuse => EventKind::Keyed { lease, key, unfit: Vec::new() },
     }
@@ -277,7 +277,7 @@ impl Work {
                 self.next = Next::Over;
             }
             Next::StartStep(_) if before_start => {
-                self.saying = Some((EventKind::Started { lease }, None));
+                self.saying = Some((EventKind::started(lease), None));
             }
             Next::StartStep(step) => {
                 let (step, log_from) = (*step, u64::from(*step) * 10);

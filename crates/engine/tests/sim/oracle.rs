@@ -40,7 +40,7 @@ enum Fate {
 impl Told {
     pub fn hear(&mut self, kind: &EventKind, before: &Run, kept: &Kept) {
         match kind {
-            EventKind::Started { lease } => {
+            EventKind::Started { lease, .. } => {
                 self.started.insert(lease.attempt);
             }
             EventKind::Finished { lease, outcome, notes, .. } => {

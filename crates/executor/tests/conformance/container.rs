@@ -1,7 +1,7 @@
 //! Steps in a root of their own: what is there, what is not, and what may not be done.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_executor::{
@@ -31,6 +31,12 @@ pub fn cases() -> Vec<Case<HostExecutor>> {
 /// An image made of one static program, as small ones are.
 pub fn image(bench: &Bench<HostExecutor>) -> PathBuf {
     let image = bench.path("image");
+    make_image(&image);
+    image
+}
+
+/// Makes it in a folder.
+pub fn make_image(image: &Path) {
     for folder in ["bin", "etc", "proc"] {
         std::fs::create_dir_all(image.join(folder)).unwrap();
     }
@@ -48,7 +54,6 @@ pub fn image(bench: &Bench<HostExecutor>) -> PathBuf {
     )
     .unwrap();
     std::fs::write(image.join("etc/group"), "root:x:0:\nextra:x:77:node\n").unwrap();
-    image
 }
 
 fn busybox() -> PathBuf {

@@ -5,6 +5,7 @@
 
 mod bench;
 mod container;
+mod dockerd;
 mod network;
 mod host;
 mod limits;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use kiln_executor::{Executor, HostExecutor, Spawner};
 
 use bench::{Bench, Case, Running};
+use dockerd::Dockerd;
 use host::is_root;
 use ssh::{Far, Tools};
 use within::{Kind, Within};
@@ -48,7 +50,9 @@ fn main() -> ExitCode {
         rows.iter().for_each(|row| println!("{}: test", row.name));
         return ExitCode::SUCCESS;
     }
-    run(&runtime, &rows, &args)
+    let code = run(&runtime, &rows, &args);
+    Dockerd::end_shared();
+    code
 }
 
 /// A case with the executor that it is for.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kiln_api::layers::{Held, Kept, LayerKind, Layers, Removed, Unwanted};
+use kiln_api::layers::{Held, Kept, Layers, Unwanted};
+use kiln_model::layer::{Collected, LayerKind};
 use kiln_model::{ProjectId, RunId};
 use kiln_stdx::Timestamp;
 use kiln_store::KeepRow;
@@ -151,7 +152,7 @@ impl Pass<'_> {
         }
         let mut total = 0;
         let mut counted = BTreeSet::new();
-        for Removed { kind, run, n_bytes } in removed {
+        for Collected { kind, run, n_bytes } in removed {
             total += n_bytes;
             let project = run.and_then(|run| projects.get(&run)).and_then(|id| self.name_of(*id));
             // A run's layers count as one, however many jobs it had.
@@ -173,7 +174,7 @@ pub(super) async fn take(
     collector: &Collector,
     unwanted: Unwanted,
     dry: bool,
-) -> (Vec<Removed>, Option<String>) {
+) -> (Vec<Collected>, Option<String>) {
     let collector = collector.clone();
     let runtime = tokio::runtime::Handle::current();
     let taken = tokio::task::spawn_blocking(move || {

@@ -1,9 +1,9 @@
 //! Reading every layer, and saying of each that is damaged how to have it again.
 
-use kiln_api::layers::{Damage, LayerKind, Unwanted};
+use kiln_api::layers::Unwanted;
 use kiln_api::user::VerifiedLayers;
 use kiln_model::AttemptId;
-use kiln_model::layer::Source;
+use kiln_model::layer::{Damage, LayerKind, Source};
 use kiln_store::StoreError;
 
 use super::Collector;

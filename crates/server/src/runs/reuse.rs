@@ -276,7 +276,7 @@ impl Runs {
         let done = self.apply(lease.attempt.run, reused).await;
         if !matches!(done, Err(ApplyError::Store(_))) {
             self.inner.leases.remove(lease);
-            self.tell(News::Log { attempt: lease.attempt, n_bytes: log_bytes });
+            self.log_grew(lease, log_bytes);
         }
         done.map(|()| Taken::Done).map_err(|error| lease_error(lease, &error))
     }

@@ -6,7 +6,9 @@ use kiln_api::agent::{
     AgentInfo, Assignment, Found, JobResult, JobSource, Keyed, LeaseError, Stop, Taken,
 };
 use kiln_engine::run::Refused;
-use kiln_model::{AttemptId, EventKind, Exit, LeaseId, Outcome, Usage};
+use kiln_model::{
+    AttemptId, EventKind, Exit, LeaseId, Outcome, ServiceChange, Surroundings, Usage,
+};
 use kiln_store::StoreError;
 
 use super::assign::AssignError;
@@ -76,9 +78,10 @@ impl JobSource for Runs {
         self.take_result(lease, found, warnings).await
     }
 
-    async fn started(&self, lease: LeaseId) -> Result<(), LeaseError> {
+    async fn started(&self, lease: LeaseId, surroundings: Surroundings) -> Result<(), LeaseError> {
         self.inner.leases.mark_started(lease);
-        self.fact(lease, EventKind::Started { lease }).await
+        let surroundings = Some(Box::new(surroundings));
+        self.fact(lease, EventKind::Started { lease, surroundings }).await
     }
 
     fn step_started(&self, lease: LeaseId, step: u32, log_from: u64) -> Result<(), LeaseError> {
@@ -97,8 +100,23 @@ impl JobSource for Runs {
         self.note(lease, EventKind::StepFinished { lease, step, exit, log_to, usage })
     }
 
+    fn service_changed(
+        &self,
+        lease: LeaseId,
+        service: &str,
+        change: ServiceChange,
+    ) -> Result<(), LeaseError> {
+        let service = service.to_owned();
+        self.note(lease, EventKind::Service { lease, service, change })
+    }
+
     fn log_grew(&self, lease: LeaseId, n_bytes: u64) {
-        self.tell(News::Log { attempt: lease.attempt, n_bytes });
+        self.tell(News::Log { attempt: lease.attempt, service: None, n_bytes });
+    }
+
+    fn service_log_grew(&self, lease: LeaseId, service: &str, n_bytes: u64) {
+        let service = Some(service.to_owned());
+        self.tell(News::Log { attempt: lease.attempt, service, n_bytes });
     }
 
     async fn finish(&self, lease: LeaseId, result: JobResult) -> Result<(), LeaseError> {
@@ -109,7 +127,7 @@ impl JobSource for Runs {
         if !matches!(finished, Err(LeaseError::Unavailable(_))) {
             self.inner.leases.remove(lease);
             // Readers of the log learn that no more will come.
-            self.tell(News::Log { attempt: lease.attempt, n_bytes: log_bytes });
+            self.log_grew(lease, log_bytes);
         } else {
             self.make_room();
         }

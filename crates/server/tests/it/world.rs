@@ -109,7 +109,7 @@ impl World {
         let agent = AgentInfo { id: agent, name: "tester".to_owned(), labels: Vec::new() };
         let taken = tokio::time::timeout(PATIENCE, self.server.runs().take(&agent)).await;
         let taken = taken.expect("there is a job").unwrap();
-        self.server.runs().started(taken.lease).await.unwrap();
+        self.server.runs().started(taken.lease, Surroundings::default()).await.unwrap();
         taken
     }
 

@@ -25,23 +25,34 @@ use std::sync::Arc;
 use kiln_model::{AttemptId, JobIndex, RunId};
 
 /// All logs under one folder: `<root>/<run>/<job>-<attempt>.log`, beside it `.log.idx`; packed
-/// `.log.zst`.
+/// `.log.zst`. Of a service: `<job>-<attempt>.<service>.log`.
 #[derive(Clone, Debug)]
 pub struct Logs {
     root: PathBuf,
+    /// Whose logs are meant: those of attempts, or of their services with this name.
+    service: Option<String>,
     /// What was counted in logs whose index says too little.
     counted: Arc<index::Counted>,
 }
 
 impl Logs {
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), counted: Arc::default() }
+        Self { root: root.to_owned(), service: None, counted: Arc::default() }
+    }
+
+    /// The logs of the attempts' services of this name.
+    pub fn of_service(&self, name: &str) -> Self {
+        Self { service: Some(name.to_owned()), ..self.clone() }
     }
 
     /// Where the bytes go.
     pub fn path(&self, attempt: AttemptId) -> PathBuf {
         let AttemptId { run, job, attempt } = attempt;
-        self.root.join(run.to_string()).join(format!("{job}-{attempt}.log"))
+        let log = self.root.join(run.to_string()).join(format!("{job}-{attempt}.log"));
+        match &self.service {
+            None => log,
+            Some(service) => kiln_model::log::of_service(&log, service),
+        }
     }
 
     /// In bytes; 0 when there is no log (yet).
@@ -114,10 +125,9 @@ impl Logs {
     pub fn pack_run(&self, run: RunId) -> io::Result<u64> {
         let folder = self.root.join(run.to_string());
         for name in names_in(&folder)? {
-            let attempt = name.strip_suffix(".log").and_then(|name| name.split_once('-'));
-            let ids = attempt.and_then(|(job, n)| Some((job.parse().ok()?, n.parse().ok()?)));
-            if let Some((job, attempt)) = ids {
-                self.pack(AttemptId { run, job: JobIndex(job), attempt })?;
+            if let Some((job, attempt, service)) = named(&name) {
+                let logs = Self { service, ..self.clone() };
+                logs.pack(AttemptId { run, job: JobIndex(job), attempt })?;
             }
             // Of a process that died while it packed: nobody else packs this run.
             if name.ends_with(".tmp") {
@@ -130,6 +140,16 @@ impl Logs {
     fn open(&self, attempt: AttemptId) -> io::Result<Option<bytes::Bytes>> {
         bytes::Bytes::open(&self.path(attempt))
     }
+}
+
+/// Of a plain log by its file's name: job, attempt, and whose service.
+fn named(file: &str) -> Option<(u32, u32, Option<String>)> {
+    let (job, rest) = file.strip_suffix(".log")?.split_once('-')?;
+    let (attempt, service) = match rest.split_once('.') {
+        Some((attempt, service)) => (attempt, Some(service.to_owned())),
+        None => (rest, None),
+    };
+    Some((job.parse().ok()?, attempt.parse().ok()?, service))
 }
 
 /// Names in a folder; none when it is not there.

@@ -114,6 +114,7 @@ fn lasts(events: &[Event]) -> Lasts {
         EventKind::Leased { .. }
         | EventKind::Keyed { .. }
         | EventKind::Awaited { .. }
+        | EventKind::Service { .. }
         | EventKind::StepStarted { .. }
         | EventKind::StepFinished { .. } => Lasts::UntilPowerFails,
         _ => Lasts::Always,

@@ -50,8 +50,8 @@ async fn an_append_writes_events_and_the_rows_that_follow(place: Place) {
         EventKind::Leased { lease: lease(run.id, 1), agent, agent_name: "here".into(), lock: None };
     let events = vec![
         sample::event(2, leased),
-        sample::event(3, EventKind::Started { lease: lease(run.id, 1) }),
-        sample::event(4, EventKind::Started { lease: lease(run.id, 0) }),
+        sample::event(3, EventKind::started(lease(run.id, 1))),
+        sample::event(4, EventKind::started(lease(run.id, 0))),
     ];
     let update = RunUpdate {
         state: RunState::Running,
@@ -217,7 +217,7 @@ async fn a_thousand_jobs_are_one_append(place: Place) {
     let store = place.open().await;
     let project = sample::project(&store, "a").await.id;
     let run = sample::run(&store, project).await.id;
-    let started = |at: u32| EventKind::Started { lease: lease(run, at) };
+    let started = |at: u32| EventKind::started(lease(run, at));
     let append = Append {
         run,
         events: (0..1000).map(|at| sample::event(2 + u64::from(at), started(at))).collect(),

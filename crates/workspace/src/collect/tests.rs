@@ -185,7 +185,7 @@ fn layers_of_images_go_when_nobody_uses_them() {
     workspaces.take_images(&workspaces.alone().unwrap(), &unused, &mut victims).unwrap();
     let (taken, trouble) = victims.remove();
     trouble.unwrap();
-    assert!(taken.iter().all(|one| one.kind == Kind::Image), "{taken:?}");
+    assert!(taken.iter().all(|one| one.kind == LayerKind::Images), "{taken:?}");
     let there = digests.each_ref().map(|digest| workspaces.image_layer(digest).is_some());
     assert_eq!(there, [true, true, false]);
     assert_eq!(workspaces.images_kept().unwrap().len(), 2);
@@ -217,8 +217,8 @@ fn a_dry_look_takes_nothing() {
     lab.workspaces.take_sources(&alone, &["a".to_owned()].into(), &mut victims).unwrap();
     let (told, trouble) = victims.remove();
     trouble.unwrap();
-    assert!(told.iter().any(|one| one.kind == Kind::Layers && one.n_bytes > 0));
-    assert!(told.iter().any(|one| one.kind == Kind::Source && one.n_bytes > 0));
+    assert!(told.iter().any(|one| one.kind == LayerKind::Layers && one.n_bytes > 0));
+    assert!(told.iter().any(|one| one.kind == LayerKind::Sources && one.n_bytes > 0));
     assert!(lab.is_there(1, 0) && lab.workspaces.has_source("a"));
 }
 

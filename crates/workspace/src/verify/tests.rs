@@ -81,7 +81,10 @@ fn what_was_changed_is_set_aside_and_the_rest_stays() {
     let verified = lab.verify();
     let found: Vec<_> =
         verified.damaged.iter().map(|damage| (damage.kind, damage.attempt)).collect();
-    assert_eq!(found, [(Kind::Layers, Some(attempt(1))), (Kind::Layers, Some(attempt(2)))]);
+    assert_eq!(
+        found,
+        [(LayerKind::Layers, Some(attempt(1))), (LayerKind::Layers, Some(attempt(2)))]
+    );
     assert_eq!(verified.damaged[0].aside, lab.at("damaged/sealed-1-0-1.1"));
     assert!(lab.at("damaged/sealed-1-0-1.1/deep/file").exists());
     let note = fs::read_to_string(lab.at("damaged/sealed-1-0-1.1.txt")).unwrap();
@@ -206,7 +209,7 @@ fn caches_and_layers_of_images_are_compared_too() {
     fs::write(lab.at("cached/piece/file"), "").unwrap();
     fs::write(lab.at(&format!("images/{digest}-root/file")), "").unwrap();
     let kinds: Vec<_> = lab.verify().damaged.iter().map(|damage| damage.kind).collect();
-    assert_eq!(kinds, [Kind::Cache, Kind::Image]);
+    assert_eq!(kinds, [LayerKind::Caches, LayerKind::Images]);
     assert!(lab.workspaces.image_layer(&digest).is_none());
 }
 

@@ -1,7 +1,7 @@
 //! The job that is meant: of a local run, of a server that runs, or of one that does not.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_api::scene::{Enter, Scene};
@@ -16,19 +16,14 @@ use kiln_store::{RunRow, Store, StoreError};
 use super::Job;
 use crate::client::{Note, ServerArgs};
 use crate::error::{Blame, Failure, Result};
-use crate::origin::Origin;
+use crate::origin::{Origin, OriginArgs};
 use crate::place::Data;
 use crate::reference::Reference;
 
-pub async fn job(
-    reference: &Reference,
-    server: &ServerArgs,
-    from: Option<&Path>,
-    enter: Enter,
-) -> Result<Job> {
+pub async fn job(reference: &Reference, at: &OriginArgs, enter: Enter) -> Result<Job> {
     if reference.project.is_none() {
         // An error where a server was named without a project.
-        let Origin::Local { local, row } = Origin::find(reference, server, from).await? else {
+        let Origin::Local { local, row } = Origin::find(reference, at).await? else {
             return Err(Failure::ours("a local run was found at a server"));
         };
         let runs = local.runs().await?;
@@ -37,7 +32,7 @@ pub async fn job(
         let config = local.data.config();
         return Ok(found(scene, String::new(), local.data.local(), config));
     }
-    let data = data_of(reference, server)?;
+    let data = data_of(reference, &at.server)?;
     let places = data.server();
     let asked = {
         let (places, enter) = (places.clone(), enter.clone());

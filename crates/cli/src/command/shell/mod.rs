@@ -13,10 +13,10 @@ use kiln_api::scene::{Enter, Moment, Scene};
 use kiln_executor::{HostExecutor, Spawner};
 use kiln_workspace::WorkspaceError;
 
-use crate::client::ServerArgs;
 use crate::command::run::{secrets, variables};
 use crate::error::{Exit, Failure, Result};
 use crate::local::machine::{images, machine_env, workspaces};
+use crate::origin::OriginArgs;
 use crate::output::{Output, Style, visible};
 use crate::reference::Reference;
 
@@ -59,11 +59,8 @@ pub struct Args {
     /// A variable of this environment that the job gets too, or one with a value
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
-    /// The folder to start from, for a local run
-    #[arg(short = 'C', long = "directory", value_name = "DIR")]
-    directory: Option<PathBuf>,
     #[command(flatten)]
-    server: ServerArgs,
+    at: OriginArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -115,8 +112,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         },
         secrets: args.secrets,
     };
-    let mut job =
-        find::job(&args.reference, &args.server, args.directory.as_deref(), enter).await?;
+    let mut job = find::job(&args.reference, &args.at, enter).await?;
     if args.live {
         return live::run(&job, args.command, more, out).await;
     }

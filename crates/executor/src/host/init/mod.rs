@@ -30,6 +30,7 @@ mod remount;
 mod visit;
 mod guest;
 mod far;
+mod orphan;
 
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
@@ -39,7 +40,6 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use kiln_model::limit;
 use kiln_stdx::{Clock, SystemClock};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -97,6 +97,8 @@ struct Init {
     latest: Option<StepCommand>,
     /// When an orphan's time is up.
     orphan_until: Option<Duration>,
+    /// Tells an orphan that its door was removed. Only while there is no owner.
+    deserted: Option<OwnedFd>,
     /// The mount table of its own namespace, to be asked whether it has changed.
     mounts: Option<OwnedFd>,
     /// Which mount the workspace is, where the kernel tells.
@@ -236,7 +238,7 @@ impl Init {
             if ready.guests.contains(&true) {
                 self.heed_guests(&ready.guests);
             }
-            if ready.host_gone {
+            if ready.host_gone || ready.deserted && self.is_deserted() {
                 self.spec.grace = Duration::ZERO;
                 let closed = self.close();
                 self.tell(&Tell::Closed(closed));
@@ -281,6 +283,10 @@ impl Init {
             fds.push(PollFd::new(line, PollFlags::IN));
             fds.len() - 1
         });
+        let deserted_at = self.deserted.as_ref().map(|deserted| {
+            fds.push(PollFd::new(deserted, PollFlags::IN));
+            fds.len() - 1
+        });
         let guests_at = fds.len();
         if !self.resting {
             fds.extend(
@@ -298,6 +304,7 @@ impl Init {
             door: door_at.is_some_and(at),
             host_gone: host_at.is_some_and(at),
             far: far_at.is_some_and(at),
+            deserted: deserted_at.is_some_and(at),
             guests: (guests_at..fds.len()).map(at).collect(),
         }
     }
@@ -418,36 +425,6 @@ impl Init {
             Ask::Open(_) | Ask::Probe { .. } | Ask::Join { .. } => return self.lose_owner(),
         }
         Flow::GoOn
-    }
-
-    fn lose_owner(&mut self) -> Flow {
-        self.control = None;
-        self.inbox = Inbox::default();
-        self.announced.unheard = false;
-        if self.door.is_none() || self.resting {
-            self.spec.grace = Duration::ZERO;
-            let _ = self.close();
-            return Flow::End;
-        }
-        self.write_results();
-        let patience = match self.running {
-            // A step without a timeout of its own must still end some day.
-            Some(_) => limit::JOB_TIMEOUT,
-            None if self.done.is_empty() => self.spec.orphan_for.min(UNBEGUN_FOR),
-            None => self.spec.orphan_for,
-        };
-        self.orphan_until = Some(now() + patience);
-        Flow::GoOn
-    }
-
-    /// A new owner takes the place of the old one, which cannot be alive: it held the data folder.
-    fn let_in(&mut self) {
-        if let Some(Ok((stream, _))) = self.door.as_ref().map(UnixListener::accept) {
-            self.control = Some(stream);
-            self.inbox = Inbox::default();
-            self.announced.unheard = false;
-            self.orphan_until = None;
-        }
     }
 
     fn keep_time(&mut self) -> Flow {
@@ -580,6 +557,8 @@ struct Ready {
     /// The session whose network this one shares has ended.
     host_gone: bool,
     far: bool,
+    /// Something in the attempt's folder was removed.
+    deserted: bool,
     /// In the order of their lines.
     guests: Vec<bool>,
 }

@@ -126,6 +126,7 @@ impl Init {
             guests,
             latest: None,
             orphan_until: None,
+            deserted: None,
             mounts,
             mounted,
             container,

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use zeroize::Zeroizing;
 
 use super::relay::{self, Order, Over, Report};
-use super::{archive, unpack, words};
+use super::{archive, call, unpack, words};
 use crate::contract::words as in_words;
 use crate::host::init::{open_folder, receive};
 use crate::host::wire::{Inbox, Opening, encode};
@@ -80,7 +80,7 @@ impl Far {
     /// Connects and sends the workspace. `owner`: when it goes, so do we.
     pub fn open(&mut self, spec: &Opening, owner: &UnixStream) -> Result<(), String> {
         self.output = spec.attempt_dir.join(&self.remote.output_file);
-        let random = relay::random().map_err(|cause| in_words(&cause))?;
+        let random = call::random().map_err(|cause| in_words(&cause))?;
         let name = format!("{}-{}", spec.attempt, &random[..8]);
         let (remote, attempt_dir) = (self.remote.clone(), spec.attempt_dir.clone());
         self.ask(&Order::Connect { remote, name, attempt_dir });

@@ -21,10 +21,12 @@
 //! Elsewhere: keys, users, jump hosts (`ssh_config`).
 
 mod words;
+mod call;
+mod line;
 mod relay;
 mod archive;
 mod unpack;
 mod far;
 
+pub(super) use call::remove_traces;
 pub(super) use far::{Ended, Far, Word};
-pub(super) use relay::remove_traces;
