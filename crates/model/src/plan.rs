@@ -4,12 +4,17 @@
 //! cycle, names are unique, every job has at least one step. A plan is only made by a resolver that
 //! checked it, and is checked again when it is read back.
 
-use std::collections::{BTreeMap, HashSet};
+mod check;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::check::PlanError;
 use crate::condition::Condition;
 use crate::id::JobIndex;
 use crate::name::JobName;
@@ -309,106 +314,8 @@ impl Service {
     }
 }
 
-/// Why a plan cannot be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    #[error("the plan has version {0}; this kiln reads up to {PLAN_VERSION}")]
-    Version(u32),
-    #[error("job `{0}` occurs twice")]
-    Twice(JobName),
-    #[error("job `{0}` has no step")]
-    NoStep(JobName),
-    #[error("job `{job}` needs job {need}, and the plan has {n_jobs} jobs")]
-    UnknownNeed { job: JobName, need: JobIndex, n_jobs: usize },
-    #[error("job `{job}` starts from the files of job {from}, which it does not need")]
-    NotNeeded { job: JobName, from: JobIndex },
-    #[error("the jobs need each other in a circle: {}", .0.join(" -> "))]
-    Cycle(Vec<String>),
-}
-
 /// So much of a step's name is quoted in an error.
 const SHOWN_CHARS: usize = 60;
-
-impl Plan {
-    pub fn job(&self, at: JobIndex) -> &Job {
-        &self.jobs[at.at()]
-    }
-
-    pub fn indices(&self) -> impl Iterator<Item = JobIndex> + use<> {
-        (0..u32::try_from(self.jobs.len()).unwrap_or(u32::MAX)).map(JobIndex)
-    }
-
-    /// Finds a job by its name.
-    pub fn find(&self, name: &str) -> Option<JobIndex> {
-        self.indices().find(|at| self.job(*at).name.as_str() == name)
-    }
-
-    /// The promises of the module's header.
-    pub fn check(&self) -> Result<(), PlanError> {
-        if self.version > PLAN_VERSION {
-            return Err(PlanError::Version(self.version));
-        }
-        let mut names = HashSet::new();
-        for job in &self.jobs {
-            if !names.insert(&job.name) {
-                return Err(PlanError::Twice(job.name.clone()));
-            }
-            if job.steps.is_empty() {
-                return Err(PlanError::NoStep(job.name.clone()));
-            }
-            if let Some(&need) = job.needs.iter().find(|need| need.at() >= self.jobs.len()) {
-                let (job, n_jobs) = (job.name.clone(), self.jobs.len());
-                return Err(PlanError::UnknownNeed { job, need, n_jobs });
-            }
-            let View::From { jobs } = &job.workspace else { continue };
-            if let Some(&from) = jobs.iter().find(|from| !job.needs.contains(from)) {
-                return Err(PlanError::NotNeeded { job: job.name.clone(), from });
-            }
-        }
-        match self.cycle() {
-            Some(cycle) => {
-                let name = |at: JobIndex| self.job(at).name.to_string();
-                Err(PlanError::Cycle(cycle.into_iter().map(name).collect()))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// A circle of needs, its first job repeated at the end, if there is one.
-    pub fn cycle(&self) -> Option<Vec<JobIndex>> {
-        #[derive(Clone, Copy, PartialEq)]
-        enum Mark {
-            New,
-            OnPath,
-            Done,
-        }
-        let mut marks = vec![Mark::New; self.jobs.len()];
-        // An explicit stack: a chain of 10,000 jobs must not overflow the thread's.
-        for start in self.indices() {
-            let mut path = vec![(start, 0)];
-            while let Some((at, next)) = path.pop() {
-                if next == 0 && marks[at.at()] != Mark::New {
-                    continue;
-                }
-                marks[at.at()] = Mark::OnPath;
-                match self.job(at).needs.get(next) {
-                    None => marks[at.at()] = Mark::Done,
-                    Some(&need) => {
-                        path.push((at, next + 1));
-                        if marks[need.at()] == Mark::OnPath {
-                            let from = path.iter().position(|(job, _)| *job == need)?;
-                            let mut circle: Vec<_> = path[from..].iter().map(|p| p.0).collect();
-                            circle.push(need);
-                            return Some(circle);
-                        }
-                        path.push((need, 0));
-                    }
-                }
-            }
-        }
-        None
-    }
-}
 
 fn is_false(value: &bool) -> bool {
     !value
@@ -554,58 +461,5 @@ impl Job {
             approve: None,
             priority: 0,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(needs: &[&[u32]]) -> Plan {
-        let job = |(at, needs): (usize, &&[u32])| Job {
-            needs: needs.iter().copied().map(JobIndex).collect(),
-            ..Job::sample(&format!("j{at}"), "true")
-        };
-        Plan {
-            version: PLAN_VERSION,
-            manifest: ".kiln.yml".into(),
-            inputs: BTreeMap::new(),
-            jobs: needs.iter().enumerate().map(job).collect(),
-        }
-    }
-
-    #[test]
-    fn a_cycle_is_named_in_full() {
-        let names = |n: &[&str]| n.iter().map(|n| (*n).to_owned()).collect();
-        assert_eq!(
-            plan(&[&[], &[0, 3], &[1], &[2]]).check(),
-            Err(PlanError::Cycle(names(&["j1", "j3", "j2", "j1"])))
-        );
-        assert_eq!(plan(&[&[0]]).check(), Err(PlanError::Cycle(names(&["j0", "j0"]))));
-        assert_eq!(plan(&[&[], &[0], &[0], &[1, 2]]).check(), Ok(()));
-    }
-
-    #[test]
-    fn a_step_is_named_by_its_number_or_its_name() {
-        let mut job = Job::sample("j", "build");
-        for name in ["test", "test", "1"] {
-            let step = Step { name: name.to_owned(), ..job.steps[0].clone() };
-            job.steps.push(step);
-        }
-        let words = |text| job.find_step(text).map_err(|error| error.to_string());
-        assert_eq!((words("1"), words("4"), words("build")), (Ok(0), Ok(3), Ok(0)));
-        let steps = "its steps are 1 `build`, 2 `test`, 3 `test`, 4 `1`";
-        for text in ["0", "5", "", "-1", "tset", "99999999999999999999"] {
-            assert_eq!(words(text), Err(format!("job `j` has no step `{text}`; {steps}")));
-        }
-        let several = "job `j` has several steps `test`; name one by its number";
-        assert_eq!(words("test"), Err(format!("{several}: {steps}")));
-    }
-
-    #[test]
-    fn a_plan_survives_json() {
-        let plan = plan(&[&[], &[0]]);
-        let text = serde_json::to_string(&plan).unwrap();
-        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
     }
 }

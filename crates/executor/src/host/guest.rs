@@ -9,7 +9,8 @@ use kiln_model::Exit;
 use tokio::sync::mpsc;
 
 use super::attach;
-use super::session::{Talk, is_nobody};
+use super::session::is_nobody;
+use super::talk::Talk;
 use super::wire::{Ask, StreamKind, Tell, encode};
 use crate::contract::words;
 use crate::{OpenError, StepError, Streams};

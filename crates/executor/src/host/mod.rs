@@ -22,6 +22,7 @@
 
 mod spawner;
 mod session;
+mod talk;
 mod attach;
 mod guest;
 mod wire;
