@@ -9,8 +9,8 @@ use kiln_stdx::process;
 
 /// Commands of the small image: all of them one program.
 const COMMANDS: &[&str] = &[
-    "sh", "cat", "echo", "env", "grep", "hostname", "id", "ls", "ps", "sleep", "test", "touch",
-    "wc",
+    "sh", "cat", "chmod", "chown", "echo", "env", "grep", "hostname", "id", "ls", "mkdir", "ps",
+    "sleep", "stat", "su", "test", "touch", "wc",
 ];
 
 /// Runs a program of the machine and gives the first word that it prints.
@@ -24,8 +24,13 @@ fn first_word(program: &str, args: &[&str], at: &Path) -> String {
 
 /// Writes what `docker save` would give of an image with one static program.
 pub fn save_image(at: &Path, scratch: &Path) {
+    make_root(&scratch.join("root"));
+    pack(at, scratch, r#"{"Env":["PATH=/bin","OF_IMAGE=yes"]}"#);
+}
+
+/// The files of that image.
+pub fn make_root(root: &Path) {
     browser::needs("busybox");
-    let root = scratch.join("root");
     for folder in ["bin", "etc", "root"] {
         std::fs::create_dir_all(root.join(folder)).expect("a folder");
     }
@@ -36,11 +41,15 @@ pub fn save_image(at: &Path, scratch: &Path) {
         symlink("busybox", root.join("bin").join(name)).expect("a link");
     }
     std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("a file");
+}
+
+/// Makes an archive of `root` in `scratch`, an image with this configuration.
+pub fn pack(at: &Path, scratch: &Path, config: &str) {
     first_word("tar", &["-cf", "layer.tar", "-C", "root", "."], scratch);
     let layer = first_word("sha256sum", &["layer.tar"], scratch);
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = format!(
-        r#"{{"os":"linux","architecture":"{architecture}","config":{{"Env":["PATH=/bin","OF_IMAGE=yes"]}},
+        r#"{{"os":"linux","architecture":"{architecture}","config":{config},
             "rootfs":{{"type":"layers","diff_ids":["sha256:{layer}"]}}}}"#
     );
     std::fs::write(scratch.join("config.json"), config).expect("a file");
@@ -87,6 +96,25 @@ fn a_job_runs_in_the_image_that_it_names() {
     assert!(!tree.path.join("made").exists());
     let kept = tree.kiln(["artifacts", "#1"]).success().said();
     assert!(kept.contains("made"), "{kept}");
+}
+
+/// Whether they get one container after the other or one for several of them.
+#[test]
+fn jobs_in_one_image_find_nothing_of_one_another() {
+    let world = World::new();
+    let job = |n: usize, step: &str| {
+        format!("  j{n:02}: {{ image: 'docker-archive:tiny.tar', network: none, steps: ['{step}'] }}\n")
+    };
+    let leaves = "test ! -e /tmp/mark && touch /tmp/mark /dev/shm/mark && echo is job $KILN_JOB";
+    let looks = "test ! -e /tmp/mark && test ! -e /dev/shm/mark && echo is job $KILN_JOB";
+    let jobs: String =
+        (0..12).map(|n| job(n, if n % 4 == 2 { leaves } else { looks })).collect();
+    let tree = world.repository_with("work", &[(".kiln.yml", &format!("jobs:\n{jobs}"))]);
+    save_image(&tree.path.join("tiny.tar"), &scratch(&world));
+    let said = tree.kiln(["run", "--jobs", "1"]).success().said();
+    for n in 0..12 {
+        assert!(said.contains(&format!("j{n:02} | is job j{n:02}\n")), "{said}");
+    }
 }
 
 #[test]

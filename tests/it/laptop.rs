@@ -200,7 +200,9 @@ fn a_job_whose_session_was_killed_leaves_no_process() {
     kill_process(init, Signal::KILL).expect("it runs");
     assert_eq!(running.wait_with_output().expect("it ends").status.code(), Some(1));
     assert_eq!(processes_with(&mark), Vec::<String>::new());
-    assert_eq!(show(&tree, 1)["state"], "failed");
+    let run = show(&tree, 1);
+    // Not the step's doing.
+    assert_eq!((&run["state"], &run["jobs"][0]["state"]), (&"failed".into(), &"lost".into()), "{run}");
 }
 
 /// Process ids whose command line has this text.

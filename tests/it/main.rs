@@ -13,8 +13,13 @@ mod damage;
 mod debian;
 mod demo;
 mod documents;
+mod docker;
+#[path = "../../crates/executor/tests/conformance/dockerd.rs"]
+#[allow(dead_code, reason = "the executors' suite uses it too")]
+mod dockerd;
 mod dogfood;
 mod door;
+mod escapes;
 mod from_step;
 mod gc;
 mod hits;
@@ -31,5 +36,6 @@ mod services;
 mod shell;
 mod ssh;
 mod trouble;
+mod users;
 mod views;
 mod watch;

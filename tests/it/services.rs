@@ -115,3 +115,86 @@ fn services_outlive_the_server_with_their_job() {
     let kept = site.kiln(&["artifacts", "site#1/a"]).success().said();
     assert!(kept.contains("services/web.log"), "{kept}");
 }
+
+#[test]
+fn each_service_says_how_it_is_and_what_it_says_while_it_runs_and_after() {
+    let site = Site::with("");
+    let (go, die) = (site.world.at("go"), site.world.at("die"));
+    let manifest = format!(
+        "jobs:
+  a:
+    sandbox: false
+    services:
+      web: {{ image: 'docker-archive:tiny.tar', limits: {{ pids: 20 }}, command: [sh, -c, 'echo one; sleep 1000'] }}
+      dies: {{ image: 'docker-archive:tiny.tar', command: [sh, -c, 'echo two; until busybox nc -w 1 web 81 < /dev/null > /dev/null 2>&1; do sleep 0.05; done; exit 3'] }}
+    steps:
+      - until test -e '{die}'; do sleep 0.02; done
+      - busybox nc -ll -p 81 -e cat /etc/hostname > /dev/null 2>&1 &
+      - until test -e '{go}'; do sleep 0.02; done
+",
+        die = die.display(),
+        go = go.display()
+    );
+    site.tree.write(".kiln.yml", manifest);
+    save_image(&site.tree.path.join("tiny.tar"), &scratch(&site.world));
+    site.push();
+    let of = "/api/v1/projects/site/runs/1/jobs/a";
+    let services = || {
+        let answer = site.server.get(of);
+        // Until its run is planned there is no such job.
+        let job = if answer.status == 200 { answer.json() } else { serde_json::Value::Null };
+        job["attempts"][0]["services"].clone()
+    };
+    let is = |at: usize, state: &str| {
+        wait::until(state, || (services()[at]["state"] == state).then_some(()));
+    };
+    is(0, "ready");
+    is(1, "ready");
+    let mut live = site.server.sse("/projects/site/runs/1/jobs/a/services/web/log/stream");
+    let event = live.next_event().expect("it answers").expect("there is a line");
+    assert_eq!((event.name.as_str(), event.data.as_str()), ("log", "b25lCg=="));
+    let shown = site.kiln(&["show", "site#1/a"]).success().said();
+    assert!(
+        shown.contains("executor host") && shown.contains("docker-archive:tiny.tar"),
+        "{shown}"
+    );
+    std::fs::write(die, "").expect("a file");
+    is(0, "ended");
+    assert_eq!(services()[0]["reason"], "ended early: exit code 3");
+    assert_eq!(services()[1]["state"], "ready");
+    std::fs::write(go, "").expect("a file");
+    let run = site.server.over("site", 1);
+    assert_eq!(job(&run, "a")["state"], "success", "{run}");
+    assert!(
+        site.log(1, "a")
+            .contains("service `dies` has ended early: exit code 3; its last lines:\n  two\n")
+    );
+    assert_eq!(services()[1]["state"], "stopped");
+    let ended = live.next_event().expect("it answers").expect("it ends");
+    assert_eq!(ended.name, "end");
+    let said = site.kiln(&["logs", "site#1/a", "--service", "dies", "-f"]).success().said();
+    assert_eq!(said, "two\n");
+    site.kiln(&["logs", "site#1/a", "--service", "wbe"]).exits(2).says(&["did you mean `web`?"]);
+    site.kiln(&["why", "site#1/a"]).success().says(&["service `dies` ended early: exit code 3"]);
+    let page = site.server.get("/p/site/1/a?service=dies").text();
+    assert!(page.contains("two\n") && page.contains("services/dies/log"), "{page}");
+    assert_eq!(site.server.get(&format!("{of}/services/none/log")).status, 404);
+}
+
+#[test]
+fn a_service_that_cannot_be_begun_fails_its_job_before_the_first_step() {
+    let world = World::new();
+    let manifest = "jobs:
+  a:
+    network: none
+    services:
+      db: { image: docker-archive:tiny.tar, command: [no-such-program] }
+      slow: { image: docker-archive:tiny.tar, command: [sleep, '1000'], ready: 'false', ready_timeout: 1h }
+    steps: [echo never]
+";
+    let tree = world.repository_with("work", &[(".kiln.yml", manifest)]);
+    save_image(&tree.path.join("tiny.tar"), &scratch(&world));
+    let said = tree.kiln(["run"]).exits(1).said();
+    let why = "service `db` has ended before it was ready: exit code 127 (command not found)";
+    assert!(said.contains(why) && !said.contains("| never"), "{said}");
+}

@@ -80,6 +80,21 @@ fn a_lost_connection_is_tried_again_when_the_job_says_so() {
 }
 
 #[test]
+fn the_files_that_came_back_can_be_looked_at() {
+    let world = World::new();
+    let far = Sshd::start(&world);
+    let manifest =
+        "jobs:\n  deploy:\n    ssh: far\n    steps: [\"mkdir d; echo x > d/made; mv d moved; exit 3\"]\n";
+    let tree = world.repository_with("work", &[(".kiln.yml", manifest)]);
+    let said = run(&world, &tree, &far);
+    assert_eq!(said.code, Some(1));
+    // What the end of a failed run offers.
+    assert!(said.said().contains("kiln shell '#1/deploy'"), "{}", said.said());
+    let seen = tree.kiln(["shell", "#1/deploy", "--", "cat", "moved/made"]).success().said();
+    assert!(seen.contains("x\n") && seen.contains("it ran on `far`"), "{seen}");
+}
+
+#[test]
 fn a_host_that_refuses_is_told_with_the_way_out() {
     let world = World::new();
     let far = Sshd::start(&world);

@@ -29,12 +29,23 @@ const NEEDS: &[Need] = &[
         package: "busybox-static",
         what_for: "an image of one static program",
     },
+    Need {
+        programs: &["newuidmap"],
+        package: "uidmap",
+        what_for: "containers of an ordinary user with several users",
+    },
     Need { programs: &["pasta"], package: "passt", what_for: "networks of jobs with a way out" },
     Need {
         programs: &["docker-registry"],
         package: "docker-registry",
         what_for: "a registry of images",
     },
+    Need {
+        programs: &["dockerd", "/usr/sbin/dockerd"],
+        package: "docker.io",
+        what_for: "containers that a daemon makes",
+    },
+    Need { programs: &["docker"], package: "docker.io", what_for: "asking that daemon" },
     Need { programs: &["skopeo"], package: "skopeo", what_for: "pushing images to it" },
     Need { programs: &["sqlite3"], package: "sqlite3", what_for: "a database from the future" },
     Need {
@@ -108,7 +119,7 @@ pub fn found(program: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(Path::new("/proc/self")).is_ok_and(|process| process.uid() == 0)
 }

@@ -254,6 +254,11 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
                 Err(error) => Err(error),
             },
         };
+        // Whoever ran the step is no more. Not the step's doing, and tried again where the job says so.
+        let ended = match ended {
+            Err(StepError::Gone) => Ok(Exit::HostGone { detail: StepError::Gone.to_string() }),
+            ended => ended,
+        };
         let log_to = log.borrow().n_bytes;
         source.log_grew(lease, log_to);
         let exit = ended.map_err(|error| format!("step `{}`: {error}", written.name))?;

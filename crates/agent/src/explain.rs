@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use kiln_api::agent::Assignment;
+use kiln_executor::OpenError;
 use kiln_model::JobName;
 use kiln_model::layer::{LayerId, Source};
 use kiln_stdx::fs::create_private_dir;
@@ -63,7 +64,11 @@ pub(crate) fn no_base(assignment: &Assignment, why: &str) -> String {
 }
 
 /// The kernel, or whoever else opens sessions, has refused.
-pub(crate) fn no_session(assignment: &Assignment, cause: &dyn std::error::Error) -> String {
+pub(crate) fn no_session(assignment: &Assignment, cause: &OpenError) -> String {
+    if let OpenError::Other(why) = cause {
+        // Of the job and not of the machine: it says what must be another.
+        return format!("cannot open the job's session: {why}");
+    }
     format!(
         "cannot open the job's session: {}; `kiln doctor` says what this machine lacks, then `{}`",
         told(cause),

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_api::agent::Assignment;
-use kiln_executor::{Bind, Container, SessionSpec};
+use kiln_executor::{Bind, Container, Daemon, Root, SessionSpec};
 use kiln_image::{Files, Folder, Image, Images, LayerStore, Policy, Progress};
 use kiln_model::layer::Digest;
-use kiln_model::plan::Pull;
+use kiln_model::plan::{ExecutorKind, Pull};
 use kiln_workspace::{Base, Prepared, Workspaces};
 use tokio::sync::watch;
 
@@ -48,8 +48,8 @@ pub(crate) async fn get(
     progress: &watch::Sender<Progress>,
 ) -> Result<Option<Image>, String> {
     let Some(name) = &assignment.job.image else { return Ok(None) };
-    let policy = policy(assignment);
-    named(images, name, policy, files, progress).await.map(Some)
+    let asked = (name.as_str(), policy(assignment), assignment.job.executor);
+    named(images, asked, files, progress).await.map(Some)
 }
 
 /// When its registry is asked, as was granted.
@@ -64,11 +64,14 @@ pub(crate) fn policy(assignment: &Assignment) -> Policy {
 /// As [`get`], of an image by its name.
 pub(crate) async fn named(
     images: &Images,
-    name: &str,
-    policy: Policy,
+    (name, policy, executor): (&str, Policy, ExecutorKind),
     files: impl FnOnce() -> Result<Vec<PathBuf>, String> + Send + 'static,
     progress: &watch::Sender<Progress>,
 ) -> Result<Image, String> {
+    if executor == ExecutorKind::Docker {
+        let found = images.with_daemon(name, policy, progress).await;
+        return found.map_err(|error| error.to_string());
+    }
     let folders = match name.starts_with("oci:") || name.starts_with("docker-archive:") {
         true => tokio::task::spawn_blocking(files).await.map_err(|panic| panic.to_string())??,
         false => Vec::new(),
@@ -115,6 +118,16 @@ impl Files for Stacked {
     }
 }
 
+/// What a container of the image stands on. `folder` is the session's own.
+pub(crate) fn root(workspaces: &Workspaces, folder: &Path, image: &Image) -> Result<Root, String> {
+    if let Some(socket) = &image.daemon {
+        let image = format!("sha256:{}", image.digest);
+        return Ok(Root::Daemon(Daemon { socket: socket.clone(), image }));
+    }
+    let stacked = workspaces.prepare_root(folder, &image.layers);
+    stacked.map(Root::Layers).map_err(|error| error.to_string())
+}
+
 /// Moves a session into a container of the image, over its prepared workspace. `folder` is the session's
 /// own, on the file system of the layers.
 pub(crate) fn run_in(
@@ -125,7 +138,8 @@ pub(crate) fn run_in(
     prepared: &Prepared,
     spec: &mut SessionSpec,
 ) -> Result<(), String> {
-    let root = workspaces.prepare_root(folder, &image.layers).map_err(|error| error.to_string())?;
+    let root = root(workspaces, folder, image)?;
+    spec.users = workspaces.users();
     let output = folder.join(OUTPUT_FILE);
     // Bound as a file, so it must be one. It may hold what steps before these have written.
     let made = File::options().create(true).append(true).open(&output);
@@ -148,7 +162,7 @@ pub(crate) fn run_in(
     let history = history::of(workspaces, assignment, prepared);
     binds.extend(history.into_iter().map(|at| Bind { from: at.clone(), to: at, writable: false }));
     spec.container = Some(Container {
-        root,
+        root: root.into(),
         workspace: WORKSPACE.into(),
         binds,
         user: assignment.job.user.clone().unwrap_or_else(|| image.config.user.clone()),
@@ -156,6 +170,17 @@ pub(crate) fn run_in(
         privileged: assignment.job.privileged,
         hostname: "kiln".to_owned(),
     });
+    speak_of(assignment, machine_env, image, spec);
+    Ok(())
+}
+
+/// A session's words for the image: its variables, and what its log says of it.
+pub(crate) fn speak_of(
+    assignment: &Assignment,
+    machine_env: &[(String, String)],
+    image: &Image,
+    spec: &mut SessionSpec,
+) {
     if assignment.log.exists() {
         // Whoever reads of the pull in the log learns what came of it.
         let name = assignment.job.image.as_deref().unwrap_or_default();
@@ -165,5 +190,4 @@ pub(crate) fn run_in(
     let of_image = image.config.env.iter().map(|(name, value)| (name.clone(), value.clone()));
     let of_image: Vec<_> = of_image.chain(environment::besides(machine_env)).collect();
     spec.env = environment::of(assignment, &of_image, Path::new(WORKSPACE), Path::new(OUTPUT));
-    Ok(())
 }

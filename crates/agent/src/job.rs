@@ -16,7 +16,6 @@ use std::time::Duration;
 use kiln_api::agent::{Assignment, JobResult, JobSource, LeaseError};
 use kiln_executor::{Executor, Session};
 use kiln_image::{Image, Policy};
-use kiln_model::plan::ExecutorKind;
 use kiln_model::{AttemptId, LeaseId, Outcome};
 use kiln_stdx::{Clock, SystemClock};
 use kiln_workspace::{Prepared, WorkspaceError};
@@ -179,9 +178,6 @@ async fn drive<S: JobSource, E: Executor>(
     stop: watch::Receiver<Phase>,
 ) -> Ended {
     let error = |message: String| unbegun(assignment, message);
-    if assignment.job.executor == ExecutorKind::Docker {
-        return error(NO_DOCKER.to_owned());
-    }
     // A large image takes minutes, in which the job may be cancelled.
     let image = async {
         let image = match image {
@@ -204,14 +200,15 @@ async fn drive<S: JobSource, E: Executor>(
         Ok(image) => image,
         Err(message) => return error(message),
     };
-    let ready = match place::ready(shared, assignment).await {
+    let ready = match place::ready(shared, assignment, image.as_ref()).await {
         Ok(ready) => ready,
         Err(message) => return error(message),
     };
+    let surroundings = place::surroundings(shared, assignment, image.as_ref());
     let opening = async {
         tokio::join!(
             place::open(shared, assignment, ready, image.as_ref()),
-            shared.source.started(assignment.lease),
+            shared.source.started(assignment.lease, surroundings),
         )
     };
     let (opened, started) = tokio::select! {
@@ -251,10 +248,6 @@ async fn drive<S: JobSource, E: Executor>(
     attempt.run(Before::default(), stop).await
 }
 
-/// Never run in another way in silence.
-const NO_DOCKER: &str = "the job asks for `executor: docker`, which this version does not have; \
-                         `executor: oci` runs the same image without Docker";
-
 /// A job that never had a session: what kept it from one is in its log, too.
 fn unbegun(assignment: &Assignment, message: String) -> Ended {
     let log_bytes = explain::say(&assignment.log, &message);
@@ -280,10 +273,11 @@ pub(crate) async fn fetch<S: JobSource, E: Executor>(
     let (there, asked) = (shared.clone(), assignment.clone());
     let files = move || image::folders(&there.options.workspaces, &there.bases, &asked);
     let image = (name, assignment.log.as_path());
+    let asked = (name, policy, assignment.job.executor);
     let grew = |n_bytes| shared.source.log_grew(assignment.lease, n_bytes);
     let (progress, began) = (watch::Sender::default(), SystemClock.monotonic());
     let found = tokio::select! {
-        found = image::named(&shared.options.images, name, policy, files, &progress) => found,
+        found = image::named(&shared.options.images, asked, files, &progress) => found,
         never = pull::tell(progress.subscribe(), image, grew) => match never {},
     };
     pull::told(*progress.borrow(), image, began, grew);

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use kiln_executor::{Reach, SessionNetwork};
-use kiln_model::plan::{Job, Network};
+use kiln_model::plan::{ExecutorKind, Job, Network};
 
 /// Programs that give a network of its own a way out, the better one first.
 pub const STACKS: [&str; 2] = ["pasta", "slirp4netns"];
@@ -23,6 +23,14 @@ pub(crate) fn of(
 ) -> Result<(SessionNetwork, Option<String>), String> {
     let names = names(job).collect();
     let network = |reach| SessionNetwork { reach, names };
+    if job.executor == ExecutorKind::Docker {
+        // The daemon gives it, and needs no program of ours.
+        return Ok(match job.network {
+            Some(Network::None) => (network(Reach::None), None),
+            Some(Network::Host) => (network(Reach::Host), None),
+            Some(Network::Internet) | None => (network(Reach::Bridge), None),
+        });
+    }
     match (job.network, stack(machine_env)) {
         (Some(Network::None), _) => Ok((network(Reach::None), None)),
         (Some(Network::Host), _) => Ok((network(Reach::Host), None)),
@@ -42,6 +50,17 @@ pub(crate) fn of(
                 format!("the job shares the machine's own network; for one of its own, {INSTALL}");
             Ok((network(Reach::Host), Some(remark)))
         }
+    }
+}
+
+/// The network that [`of`] gives, in a word. `None`: that of the far machine.
+pub(crate) fn reached(job: &Job, machine_env: &[(String, String)]) -> Option<Network> {
+    match job.network {
+        _ if job.ssh.is_some() => None,
+        Some(network) => Some(network),
+        None if job.executor == ExecutorKind::Docker => Some(Network::Internet),
+        None if is_machines(job) || stack(machine_env).is_none() => Some(Network::Host),
+        None => Some(Network::Internet),
     }
 }
 
@@ -110,6 +129,22 @@ mod tests {
         assert!(out(apart(false, &[], Some(Network::Internet))));
         assert_eq!(apart(true, &["db"], Some(Network::None)), Reach::None);
         assert_eq!(apart(true, &["db"], Some(Network::Host)), Reach::Host);
+    }
+
+    #[test]
+    fn a_daemon_gives_its_containers_a_network_without_a_program_of_ours() {
+        let (_folder, machine) = machine(false);
+        let reach = |network| {
+            let mut job = job(true, &["db"], network);
+            job.executor = ExecutorKind::Docker;
+            let (network, remark) = of(&job, &machine).unwrap();
+            assert_eq!((remark, network.names.len()), (None, 1));
+            network.reach
+        };
+        assert_eq!(reach(None), Reach::Bridge);
+        assert_eq!(reach(Some(Network::Internet)), Reach::Bridge);
+        assert_eq!(reach(Some(Network::None)), Reach::None);
+        assert_eq!(reach(Some(Network::Host)), Reach::Host);
     }
 
     #[test]

@@ -8,15 +8,17 @@
 //! Always: a spare is in nobody's hands, and when it is not taken it is closed and its folder
 //! removed.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kiln_api::agent::{Assignment, JobSource};
-use kiln_executor::{Executor, OpenError, Session, SessionSpec};
+use kiln_executor::{Container, Executor, OpenError, Root, Session, SessionSpec};
 use kiln_image::Image;
-use kiln_model::AttemptId;
-use kiln_model::layer::LayerId;
-use kiln_model::plan::View;
+use kiln_model::layer::{Digest, LayerId};
+use kiln_model::plan::{Network, View};
+use kiln_model::{AttemptId, Surroundings};
+use kiln_stdx::Subordinate;
 use kiln_stdx::overlay::Mount;
 use kiln_workspace::{Prepared, Untouched};
 
@@ -32,6 +34,25 @@ pub(crate) struct Place {
     prepared: Prepared,
     untouched: Untouched,
     made_at: Duration,
+    /// Where the session is a container.
+    inside: Option<Inside>,
+}
+
+/// A container that may serve several jobs.
+struct Inside {
+    of: Of,
+    container: Container,
+    users: Option<Subordinate>,
+    /// The folder that its files are in.
+    attempt_dir: PathBuf,
+}
+
+/// What makes the container of one job the same as another's.
+#[derive(Clone, PartialEq, Eq)]
+struct Of {
+    image: Digest,
+    user: Option<String>,
+    network: Option<Network>,
 }
 
 pub(crate) struct Spare<T> {
@@ -60,10 +81,17 @@ impl<T> Default for Spares<T> {
 }
 
 impl<T: Session> Spares<T> {
-    fn take(&self, assignment: &Assignment, now: Duration) -> Option<Spare<T>> {
+    fn take(
+        &self,
+        assignment: &Assignment,
+        image: Option<&Image>,
+        now: Duration,
+    ) -> Option<Spare<T>> {
         let mut spares = self.lock();
+        let of = image.map(|image| Of::image(assignment, image));
         let fits = |spare: &Spare<T>| {
             spare.attempt.run == assignment.lease.attempt.run
+                && spare.place.inside.as_ref().map(|inside| &inside.of) == of.as_ref()
                 && (&spare.layers, spare.sees) == (&assignment.layers, sees(assignment))
                 && spare.place.is_fresh(now)
         };
@@ -96,6 +124,39 @@ impl Place {
     }
 }
 
+impl Of {
+    fn image(assignment: &Assignment, image: &Image) -> Self {
+        let job = &assignment.job;
+        Self { image: image.digest.clone(), user: job.user.clone(), network: job.network }
+    }
+}
+
+impl Inside {
+    /// `None` when it is nobody else's.
+    fn new(assignment: &Assignment, image: &Image, spec: &SessionSpec) -> Option<Self> {
+        let container =
+            spec.container.clone().filter(|container| container.root.layers().is_some())?;
+        let (users, attempt_dir) = (spec.users.clone(), spec.attempt_dir.clone());
+        Some(Self { of: Of::image(assignment, image), container, users, attempt_dir })
+    }
+
+    /// As it is when its folder is another attempt's.
+    fn moved(&self, to: &Path) -> Self {
+        let there = |path: &mut PathBuf| {
+            if let Ok(below) = path.strip_prefix(&self.attempt_dir) {
+                *path = to.join(below);
+            }
+        };
+        let mut container = self.container.clone();
+        if let Root::Layers(mount) = &mut container.root {
+            [&mut mount.upper, &mut mount.work, &mut mount.at].into_iter().for_each(there);
+        }
+        container.binds.iter_mut().for_each(|bind| there(&mut bind.from));
+        let (of, users) = (self.of.clone(), self.users.clone());
+        Self { of, container, users, attempt_dir: to.to_owned() }
+    }
+}
+
 /// A place that is on its way to a job.
 pub(crate) enum Ready<T> {
     New(Prepared),
@@ -106,11 +167,12 @@ pub(crate) enum Ready<T> {
 pub(crate) async fn ready<S: JobSource, E: Executor>(
     shared: &Arc<Shared<S, E>>,
     assignment: &Assignment,
+    image: Option<&Image>,
 ) -> Result<Ready<E::Session>, String> {
     let to = assignment.lease.attempt;
     let now = shared.options.clock.monotonic();
     if is_plain(assignment)
-        && let Some(spare) = shared.spares.take(assignment, now)
+        && let Some(spare) = shared.spares.take(assignment, image, now)
     {
         let workspaces = &shared.options.workspaces;
         match workspaces.hand_on(spare.attempt, to, &spare.place.prepared) {
@@ -135,8 +197,17 @@ pub(crate) async fn open<S: JobSource, E: Executor>(
     let prepared = match ready {
         Ready::New(prepared) => prepared,
         Ready::Again(spare, prepared) => {
-            let Spare { mut session, place, .. } = *spare;
-            match session.renew(spec(shared, assignment, &prepared)).await {
+            let Spare { mut session, mut place, .. } = *spare;
+            let mut spec = spec(shared, assignment, &prepared);
+            connect(shared, assignment, &mut spec)?;
+            if let (Some(image), Some(inside)) = (image, place.inside.take()) {
+                let inside = inside.moved(&spec.attempt_dir);
+                spec.container = Some(inside.container.clone());
+                spec.users = inside.users.clone();
+                image::speak_of(assignment, &shared.options.machine_env, image, &mut spec);
+                place.inside = Some(inside);
+            }
+            match session.renew(spec).await {
                 Ok(()) => {
                     let mount = prepared.mount.clone();
                     return Ok((session, Some(Place { prepared, ..place }), mount));
@@ -150,10 +221,11 @@ pub(crate) async fn open<S: JobSource, E: Executor>(
     };
     let made_at = shared.options.clock.monotonic();
     let mut spec = spec(shared, assignment, &prepared);
-    let network = network::of(&assignment.job, &shared.options.machine_env);
-    let (network, remark) = network.map_err(OpenError::Other)?;
-    spec.network = network;
-    spec.preface.extend(remark);
+    connect(shared, assignment, &mut spec)?;
+    if !assignment.job.services.is_empty() {
+        // They are containers, in namespaces below this one.
+        spec.users = shared.options.workspaces.users();
+    }
     if let Some(image) = image {
         let (workspaces, machine_env) = (&shared.options.workspaces, &shared.options.machine_env);
         let folder = workspaces.attempt_dir(assignment.lease.attempt);
@@ -166,10 +238,26 @@ pub(crate) async fn open<S: JobSource, E: Executor>(
     sandbox::put_in(workspaces, &folder, (assignment, machine_env), &prepared, &mut spec)
         .map_err(OpenError::Other)?;
     remote::send(assignment, &shared.options, &mut spec);
+    let inside = image.and_then(|image| Inside::new(assignment, image, &spec));
     let session = shared.executor.open(spec).await?;
     let untouched = shared.options.workspaces.untouched(assignment.lease.attempt);
+    let untouched = untouched.filter(|_| image.is_none() || inside.is_some());
     let mount = prepared.mount.clone();
-    Ok((session, untouched.map(|untouched| Place { prepared, untouched, made_at }), mount))
+    let place = untouched.map(|untouched| Place { prepared, untouched, made_at, inside });
+    Ok((session, place, mount))
+}
+
+/// Gives a session the network of its job.
+fn connect<S, E: Executor>(
+    shared: &Shared<S, E>,
+    assignment: &Assignment,
+    spec: &mut SessionSpec,
+) -> Result<(), OpenError> {
+    let network = network::of(&assignment.job, &shared.options.machine_env);
+    let (network, remark) = network.map_err(OpenError::Other)?;
+    spec.network = network;
+    spec.preface.extend(remark);
+    Ok(())
 }
 
 /// Whether the job has left its place as it was, in which case that is spare now.
@@ -202,11 +290,14 @@ pub(crate) async fn keep<S: JobSource, E: Executor>(
 
 /// Whether it begins with an empty top, at its first step, and finds nothing of earlier runs.
 fn is_plain(assignment: &Assignment) -> bool {
-    assignment.job.image.is_none()
-        && assignment.job.ssh.is_none()
-        && assignment.job.limits.is_none()
+    let job = &assignment.job;
+    let on_machine = job.image.is_none() && network::is_machines(job);
+    let in_container = job.image.is_some() && !job.privileged && job.volumes.is_empty();
+    (on_machine || in_container)
+        && job.services.is_empty()
+        && job.ssh.is_none()
+        && job.limits.is_none()
         && !sandbox::is_asked(assignment)
-        && network::is_machines(&assignment.job)
         && assignment.own.is_empty()
         && assignment.first_step == 0
         && assignment.job.cache.is_empty()
@@ -227,6 +318,25 @@ pub(crate) async fn close<S, E: Executor>(shared: &Shared<S, E>, spare: Spare<E:
     }
 }
 
+/// What the steps of an attempt run in, for those who look at it later.
+pub(crate) fn surroundings<S, E: Executor>(
+    shared: &Shared<S, E>,
+    assignment: &Assignment,
+    image: Option<&Image>,
+) -> Surroundings {
+    let job = &assignment.job;
+    Surroundings {
+        executor: job.executor,
+        image: job.image.clone(),
+        image_digest: image.map(|image| format!("sha256:{}", image.digest)),
+        network: network::reached(job, &shared.options.machine_env),
+        limits: job.limits,
+        sandbox: sandbox::is_asked(assignment),
+        privileged: job.privileged,
+        host: job.ssh.clone(),
+    }
+}
+
 fn spec<S, E: Executor>(
     shared: &Shared<S, E>,
     assignment: &Assignment,
@@ -239,6 +349,7 @@ fn spec<S, E: Executor>(
     SessionSpec {
         attempt,
         attempt_dir,
+        users: None,
         mount: prepared.mount.clone(),
         further: prepared.further.clone(),
         read_only: assignment.mirror.iter().cloned().collect(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! job's session ◀──same network── session of `db` ─▶ its command ─▶ ready? ─▶ the job's first step
-//!                                            └▶ its log ─▶ the job's artifact `services/db.log`
+//!                                            └▶ its log, beside the job's ─▶ the artifact `services/db.log`
 //! ```
 //!
 //! Each is a session of its own, whose only step is the image's command; it joins the network of the job's
@@ -22,19 +22,20 @@ use std::time::Duration;
 
 use kiln_api::agent::{Assignment, JobSource};
 use kiln_executor::{
-    Attached, Container, Executor, Reach, Session, SessionNetwork, SessionSpec, StepCommand,
-    StepDone, StepError, Streams, Voice,
+    Attached, Container, Executor, LogPosition, Reach, Session, SessionNetwork, SessionSpec,
+    StepCommand, StepDone, StepError, Streams, Voice,
 };
 use kiln_image::{Image, Policy};
 use kiln_model::artifact::Artifact;
 use kiln_model::limit::SERVICE_READY_TIMEOUT;
 use kiln_model::plan::Service;
+use kiln_model::{ServiceChange, ServiceEnd};
 use kiln_stdx::duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::agent::Shared;
-use crate::{environment, job};
+use crate::{environment, image, job};
 
 /// Before a service is asked again whether it is ready: first, and at most.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -78,10 +79,9 @@ impl Services {
     ) -> (Self, Waiting) {
         let (stop, stopped) = watch::channel(false);
         let mut running = JoinSet::new();
-        let mut waiting = Vec::new();
-        for (name, service) in &assignment.job.services {
-            let (tell, ready) = oneshot::channel();
-            waiting.push((name.clone(), ready));
+        let services = &assignment.job.services;
+        let (tell, answers) = mpsc::channel(services.len().max(1));
+        for (name, service) in services {
             let one = One {
                 shared: shared.clone(),
                 assignment: assignment.clone(),
@@ -90,9 +90,9 @@ impl Services {
                 voice: voice.clone(),
                 begun,
             };
-            running.spawn(one.live(tell, stopped.clone()));
+            running.spawn(one.live(tell.clone(), stopped.clone()));
         }
-        (Self { stop, running }, Waiting(waiting))
+        (Self { stop, running }, Waiting { n_open: services.len(), answers })
     }
 
     /// Ends them all: TERM, grace, KILL. Gives their logs, under `services/`.
@@ -107,23 +107,29 @@ impl Services {
     }
 }
 
-/// What services will say when they are ready, or why they will not be.
-pub(crate) struct Waiting(Vec<(String, oneshot::Receiver<Result<(), String>>)>);
+/// What services say when they are ready, or why they will not be: each once.
+type Tell = mpsc::Sender<Result<(), String>>;
+
+/// The services of which that is not known.
+pub(crate) struct Waiting {
+    n_open: usize,
+    answers: mpsc::Receiver<Result<(), String>>,
+}
 
 impl Waiting {
-    /// Resolves when all are ready.
+    /// Resolves when all are ready, or when the first of them will not be.
     ///
     /// # Errors
     ///
     /// Which one is not, and why. Those that run are then to be stopped all the same.
     pub async fn ready(&mut self) -> Result<(), String> {
-        while let Some((name, mut answer)) = self.0.pop() {
-            match (&mut answer).await {
-                Ok(Ok(())) => {}
-                Ok(Err(why)) => return Err(format!("service `{name}` {why}")),
-                // Its task has panicked.
-                Err(_) => return Err(format!("service `{name}`: kiln failed to run it")),
+        while self.n_open > 0 {
+            match self.answers.recv().await {
+                Some(answer) => answer?,
+                // A task has panicked, and no other is left.
+                None => return Err("kiln failed to run a service of the job".to_owned()),
             }
+            self.n_open -= 1;
         }
         Ok(())
     }
@@ -141,48 +147,87 @@ struct One<S, E: Executor> {
 
 impl<S: JobSource, E: Executor> One<S, E> {
     /// From its start to its end. `None`: it has no log.
-    async fn live(
-        self,
-        tell: oneshot::Sender<Result<(), String>>,
-        mut stop: watch::Receiver<bool>,
-    ) -> Option<Artifact> {
+    async fn live(self, tell: Tell, mut stop: watch::Receiver<bool>) -> Option<Artifact> {
+        self.changed(ServiceChange::Started);
         let (mut session, ready) = match self.open().await {
             Ok(Some(opened)) => opened,
             Ok(None) => {
                 self.voice.say(format!("service `{}` has ended", self.name));
-                let _ = tell.send(Ok(()));
+                self.changed(ServiceChange::Ended { end: ServiceEnd::Unseen, log_bytes: 0 });
+                self.tell(&tell, Ok(()));
                 return self.keep_log();
             }
             Err(why) => {
-                let _ = tell.send(Err(format!("cannot run: {why}")));
+                let message = format!("cannot run: {why}");
+                let end = ServiceEnd::Failed { message: message.clone() };
+                self.changed(ServiceChange::Ended { end, log_bytes: 0 });
+                self.tell(&tell, Err(message));
                 return None;
             }
         };
+        let mut log = session.log();
         let stopped = async { while !*stop.borrow() && stop.changed().await.is_ok() {} };
-        let runs = async {
-            let answer = match &ready {
-                Some(ready) => self.await_ready(&mut session, ready).await,
-                None => Ok(()),
-            };
-            let is_ready = answer.is_ok();
-            if let Err(why) = &answer {
-                self.voice.say(format!("service `{}` {why}{}", self.name, self.last_lines()));
-            }
-            let _ = tell.send(answer);
-            if is_ready {
-                let how = words(ended(&mut session).await);
-                let last = self.last_lines();
-                self.voice.say(format!("service `{}` has ended early: {how}{last}", self.name));
-            }
+        let end = tokio::select! {
+            end = self.serve(&mut session, ready, tell) => end,
+            () = stopped => ServiceEnd::Stopped,
+            () = self.tell_growth(log.clone()) => unreachable!("it never ends"),
         };
-        tokio::select! {
-            () = runs => {}
-            () = stopped => {}
-        }
         if let Err(error) = session.close().await {
             self.voice.say(format!("service `{}`: {error}", self.name));
         }
+        let log_bytes = log.borrow_and_update().n_bytes;
+        self.changed(ServiceChange::Ended { end, log_bytes });
+        self.shared.source.service_log_grew(self.assignment.lease, &self.name, log_bytes);
         self.keep_log()
+    }
+
+    /// Until it ends by itself, or is known not to become ready.
+    async fn serve(
+        &self,
+        session: &mut E::Session,
+        ready: Option<Ready>,
+        tell: Tell,
+    ) -> ServiceEnd {
+        let answer = match &ready {
+            Some(ready) => self.await_ready(session, ready).await,
+            None => Ok(()),
+        };
+        if let Err(why) = answer {
+            self.voice.say(format!("service `{}` {why}{}", self.name, self.last_lines()));
+            self.tell(&tell, Err(why.clone()));
+            return ServiceEnd::Failed { message: why };
+        }
+        if ready.is_some() {
+            self.changed(ServiceChange::Ready);
+        }
+        self.tell(&tell, Ok(()));
+        drop(tell);
+        let end = ended(session).await;
+        let (how, last) = (words(&end), self.last_lines());
+        self.voice.say(format!("service `{}` has ended early: {how}{last}", self.name));
+        match end {
+            Ok(Some(done)) => ServiceEnd::Exited { exit: done.exit },
+            _ => ServiceEnd::Failed { message: how },
+        }
+    }
+
+    /// Once; nobody may be waiting any more.
+    fn tell(&self, to: &Tell, answer: Result<(), String>) {
+        let _ = to.try_send(answer.map_err(|why| format!("service `{}` {why}", self.name)));
+    }
+
+    /// Never resolves.
+    async fn tell_growth(&self, mut log: watch::Receiver<LogPosition>) {
+        while log.changed().await.is_ok() {
+            let n_bytes = log.borrow_and_update().n_bytes;
+            self.shared.source.service_log_grew(self.assignment.lease, &self.name, n_bytes);
+        }
+        std::future::pending().await
+    }
+
+    /// Nobody fails when that cannot be recorded: the attempt itself is then not the agent's any more.
+    fn changed(&self, change: ServiceChange) {
+        let _ = self.shared.source.service_changed(self.assignment.lease, &self.name, change);
     }
 
     /// Its session, in which its command runs, and what is asked to know whether it is ready (nothing:
@@ -232,18 +277,13 @@ impl<S: JobSource, E: Executor> One<S, E> {
             ));
         }
         let options = &self.shared.options;
-        let (workspaces, layers, at) =
-            (options.workspaces.clone(), image.layers.clone(), folder.to_owned());
+        let (workspaces, stood_on, at) =
+            (options.workspaces.clone(), image.clone(), folder.to_owned());
         let prepare = move || {
             // What a start that was cut short has left.
-            match std::fs::remove_dir_all(&at) {
-                Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(format!("cannot remove `{}`: {cause}", at.display()));
-                }
-                _ => {}
-            }
+            workspaces.clear(&at).map_err(|error| error.to_string())?;
             kiln_stdx::fs::create_private_dir(&at).map_err(|error| error.to_string())?;
-            workspaces.prepare_root(&at, &layers).map_err(|error| error.to_string())
+            image::root(&workspaces, &at, &stood_on)
         };
         let root = tokio::task::spawn_blocking(prepare).await.map_err(|e| e.to_string())??;
         let attempt = self.assignment.lease.attempt;
@@ -254,7 +294,7 @@ impl<S: JobSource, E: Executor> One<S, E> {
         env.insert("KILN_ATTEMPT".to_owned(), attempt.to_string());
         let directory = if config.directory.is_empty() { "/" } else { &config.directory };
         let container = Container {
-            root,
+            root: root.into(),
             workspace: directory.into(),
             binds: Vec::new(),
             user: config.user.clone(),
@@ -263,6 +303,7 @@ impl<S: JobSource, E: Executor> One<S, E> {
             privileged: false,
         };
         let spec = SessionSpec {
+            users: options.workspaces.users(),
             container: Some(container),
             network: SessionNetwork {
                 reach: Reach::Of(options.workspaces.attempt_dir(attempt)),
@@ -273,7 +314,8 @@ impl<S: JobSource, E: Executor> One<S, E> {
             log_bytes_max: options.log_bytes_max,
             grace: options.grace,
             orphan_for: options.orphan_for,
-            ..SessionSpec::bare(attempt, folder.to_owned(), folder.to_owned(), folder.join(LOG))
+            limits: self.service.limits,
+            ..SessionSpec::bare(attempt, folder.to_owned(), folder.to_owned(), self.log())
         };
         Ok((spec, command(argv)))
     }
@@ -286,14 +328,14 @@ impl<S: JobSource, E: Executor> One<S, E> {
             let (mut pause, longest) = ASK_AGAIN;
             loop {
                 match tokio::time::timeout(ANSWER_FOR, ready.ask(session, &said)).await {
-                    Ok(Ok(true)) => return Ok(()),
+                    Ok(Ok(true)) => return still_runs(session).await,
                     Ok(Ok(false)) | Err(_) => {}
                     Ok(Err(error)) => {
                         return Err(format!("cannot be asked whether it is ready: {error}"));
                     }
                 }
                 tokio::select! {
-                    end = ended(session) => return Err(format!("has ended before it was ready: {}", words(end))),
+                    end = ended(session) => return Err(format!("has ended before it was ready: {}", words(&end))),
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
                 }
             }
@@ -315,9 +357,14 @@ impl<S: JobSource, E: Executor> One<S, E> {
         )
     }
 
+    /// Beside the job's.
+    fn log(&self) -> PathBuf {
+        kiln_model::log::of_service(&self.assignment.log, &self.name)
+    }
+
     /// The end of its log, to follow a sentence.
     fn last_lines(&self) -> String {
-        let last = last_of(&self.folder().join(LOG), LAST_LINES);
+        let last = last_of(&self.log(), LAST_LINES);
         match last.is_empty() {
             true => "; it has said nothing".to_owned(),
             false => format!("; its last lines:\n  {}", last.replace('\n', "\n  ")),
@@ -325,14 +372,13 @@ impl<S: JobSource, E: Executor> One<S, E> {
     }
 
     fn keep_log(&self) -> Option<Artifact> {
-        let kept = kiln_executor::host::keep_file(&self.folder(), LOG, &self.assignment.objects);
+        let log = self.log();
+        let (folder, name) = (log.parent()?, log.file_name()?.to_str()?);
+        let kept = kiln_executor::host::keep_file(folder, name, &self.assignment.objects);
         let log = kept.ok()?;
         Some(Artifact { path: format!("services/{}.log", self.name), ..log })
     }
 }
-
-/// The file in its folder.
-const LOG: &str = "log";
 
 /// How it is known that a service can be used.
 enum Ready {
@@ -379,7 +425,11 @@ impl Ready {
                 let listening = session.listening().await?;
                 Ok(ports.iter().any(|port| listening.contains(port)))
             }
-            Self::Runs => Ok(true),
+            Self::Runs => {
+                // Whatever is asked is answered after its command was begun, or could not be.
+                session.listening().await?;
+                Ok(true)
+            }
         }
     }
 
@@ -410,7 +460,16 @@ async fn ended(session: &mut impl Session) -> Result<Option<StepDone>, StepError
     session.resume(never).await
 }
 
-fn words(end: Result<Option<StepDone>, StepError>) -> String {
+/// Whatever it answered: a service that has ended is not ready.
+async fn still_runs(session: &mut impl Session) -> Result<(), String> {
+    tokio::select! {
+        biased;
+        end = ended(session) => Err(format!("has ended before it was ready: {}", words(&end))),
+        () = std::future::ready(()) => Ok(()),
+    }
+}
+
+fn words(end: &Result<Option<StepDone>, StepError>) -> String {
     match end {
         Ok(Some(done)) => done.exit.to_string(),
         Ok(None) => StepError::Gone.to_string(),

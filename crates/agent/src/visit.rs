@@ -50,12 +50,6 @@ impl<S: Session> Visiting<S> {
         assignment: &Assignment,
         machine_env: &[(String, String)],
     ) -> Result<Self, VisitError> {
-        if let Some(host) = &assignment.job.ssh {
-            return Err(VisitError::Unsupported(format!(
-                "the job runs on `{host}`, and what it had there is removed; its files as they came \
-                 back are in `kiln workspace`"
-            )));
-        }
         let bases = Arc::new(Bases::new(workspaces.clone()));
         let (there, of, asked) = (workspaces.clone(), bases.clone(), assignment.clone());
         let files = move || image::folders(&there, &of, &asked);
@@ -151,6 +145,7 @@ fn spec(assignment: &Assignment, visit: &Visit, machine_env: &[(String, String)]
         grace: KILL_GRACE,
         orphan_for: std::time::Duration::ZERO,
         remote: None,
+        users: None,
         limits: assignment.job.limits,
         sandbox: None,
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use kiln_model::artifact::Artifact;
-use kiln_model::{Exit, JobState, Reason, RunState, TriggerKind};
+use kiln_model::{Exit, JobState, Reason, RunState, ServiceState, Surroundings, TriggerKind};
 use kiln_stdx::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -118,7 +118,13 @@ pub struct Attempt {
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub log_bytes: u64,
+    /// What its steps run in; absent before it starts, and where that was not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surroundings: Option<Surroundings>,
     pub steps: Vec<Step>,
+    /// The containers beside it that were begun, in the order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
     pub artifacts: Vec<Artifact>,
     /// What it had and has no more: of `log`, `artifacts`, `layer`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -153,6 +159,20 @@ pub struct Step {
     /// What it used of its machine; absent where that is not known, and before it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<kiln_model::Usage>,
+}
+
+/// A container beside an attempt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Service {
+    pub service: String,
+    pub image: String,
+    pub state: ServiceState,
+    /// How it ended, in words, when that was not with its job.
+    pub reason: Option<String>,
+    pub started_at: Timestamp,
+    pub ready_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub log_bytes: u64,
 }
 
 /// An artifact in a run's list.

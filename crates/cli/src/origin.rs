@@ -170,10 +170,10 @@ impl Origin {
         }
     }
 
-    /// The whole log of an attempt as it is now, byte for byte.
+    /// The whole log of an attempt, or of a service of it, as it is now, byte for byte.
     pub async fn log(
         &self,
-        job: &str,
+        (job, service): (&str, Option<&str>),
         attempt: u32,
         mut to: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
@@ -181,6 +181,7 @@ impl Origin {
             Self::Local { local, row } => {
                 let id = AttemptId { run: row.id, job: self.position(job).await?, attempt };
                 let logs = Logs::new(&local.data.local().logs());
+                let logs = service.map_or(logs.clone(), |service| logs.of_service(service));
                 if self.log_is_collected(job, attempt).await? {
                     return Err(Failure::yours(format!(
                         "the log of `{job}` was collected: it is older than what is kept"
@@ -194,7 +195,7 @@ impl Origin {
                 }
             }
             Self::Server { client, project, number } => {
-                let mut answer = client.log(project, *number, job, attempt).await?;
+                let mut answer = client.log(project, *number, (job, service), attempt).await?;
                 while let Some(bytes) =
                     answer.chunk().await.elsewhere(format!("cannot receive the log of `{job}`"))?
                 {

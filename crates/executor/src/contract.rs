@@ -216,6 +216,9 @@ pub struct SessionSpec {
     pub sandbox: Option<Sandbox>,
     /// The steps run there and not here: the workspace goes there, and what they change comes back.
     pub remote: Option<Remote>,
+    /// Where kiln is an ordinary user: the users that its containers have besides root. What they leave in
+    /// the session's folder is ours when it is closed.
+    pub users: Option<kiln_stdx::Subordinate>,
 }
 
 impl SessionSpec {
@@ -246,6 +249,7 @@ impl SessionSpec {
             limits: Limits::default(),
             sandbox: None,
             remote: None,
+            users: None,
         }
     }
 }
@@ -267,9 +271,7 @@ pub struct StepCommand {
 /// What it isolates and what not: `crate::host::container`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
-    /// The image's layers under an empty top; `at` is an empty folder, in which nothing is seen from
-    /// outside.
-    pub root: kiln_stdx::overlay::Mount,
+    pub root: Root,
     /// Where the workspace is in there, and where steps run. Absolute.
     #[serde(with = "kiln_stdx::path")]
     pub workspace: PathBuf,
@@ -284,6 +286,51 @@ pub struct Container {
     /// With all powers of who makes it, the machine's devices, and no filter of system calls.
     #[serde(default)]
     pub privileged: bool,
+}
+
+/// Whose business a container's root is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// Ours: the image's layers under an empty top; `at` is an empty folder, in which nothing is seen from
+    /// outside.
+    Layers(kiln_stdx::overlay::Mount),
+    /// A daemon's, with the network and the limits. Takes root, and the daemon on this machine.
+    Daemon(Daemon),
+}
+
+impl Root {
+    pub fn layers(&self) -> Option<&kiln_stdx::overlay::Mount> {
+        match self {
+            Self::Layers(mount) => Some(mount),
+            Self::Daemon(_) => None,
+        }
+    }
+
+    pub fn daemon(&self) -> Option<&Daemon> {
+        match self {
+            Self::Layers(_) => None,
+            Self::Daemon(daemon) => Some(daemon),
+        }
+    }
+}
+
+impl From<kiln_stdx::overlay::Mount> for Root {
+    fn from(mount: kiln_stdx::overlay::Mount) -> Self {
+        Self::Layers(mount)
+    }
+}
+
+/// One that speaks Docker's language.
+///
+/// How it is asked, and what is left to it: `crate::host::daemon`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Where it listens.
+    #[serde(with = "kiln_stdx::path")]
+    pub socket: PathBuf,
+    /// By its content, as the daemon has it: `sha256:…`.
+    pub image: String,
 }
 
 /// The machine's own root for the steps, read-only: with a `/tmp`, a home and devices of their own, and
@@ -352,6 +399,9 @@ pub enum Reach {
         #[serde(with = "kiln_stdx::path")]
         through: PathBuf,
     },
+    /// A network of their own with a way out, which the daemon gives that makes their container. Only with
+    /// such a one.
+    Bridge,
     /// The machine's own network, with everything that it reaches.
     #[default]
     Host,

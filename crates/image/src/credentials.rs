@@ -41,7 +41,13 @@ struct Auth {
     /// `user:password` in base 64.
     #[serde(deserialize_with = "secret")]
     auth: Option<Secret<String>>,
+    /// What a login in a browser has left instead of a password.
+    #[serde(deserialize_with = "secret")]
+    identitytoken: Option<Secret<String>>,
 }
+
+/// The user of an answer whose secret is an identity token.
+const TOKEN: &str = "<token>";
 
 /// A helper's answer.
 #[derive(Deserialize)]
@@ -84,14 +90,30 @@ impl Credentials {
         let helper = keys.iter().find_map(|key| self.config.cred_helpers.get(key));
         if let Some(helper) = helper.or(self.config.creds_store.as_ref()) {
             for key in &keys {
-                if let Some(login) = ask(helper, key)? {
-                    return Ok(Some(login));
+                match ask(helper, key)? {
+                    Some(login) if login.user == TOKEN => return Err(identity_token(registry)),
+                    Some(login) => return Ok(Some(login)),
+                    None => {}
                 }
             }
         }
-        let auth = keys.iter().find_map(|key| self.config.auths.get(key)?.auth.as_ref());
+        let known = keys.iter().filter_map(|key| self.config.auths.get(key));
+        let with_token = known.clone().any(|auth| {
+            auth.identitytoken.as_ref().is_some_and(|token| !token.expose().is_empty())
+        });
+        if with_token {
+            return Err(identity_token(registry));
+        }
+        let auth = known.filter_map(|auth| auth.auth.as_ref()).next();
         Ok(auth.and_then(|auth| decoded(auth.expose())))
     }
+}
+
+fn identity_token(registry: &str) -> String {
+    format!(
+        "Docker's login for `{registry}` is an identity token, which kiln cannot use; log in with a password or \
+         an access token: `docker login --username NAME --password-stdin {registry}`"
+    )
 }
 
 /// Under which names the credentials of a registry may be.
@@ -159,6 +181,15 @@ mod tests {
         assert_eq!(login("localhost:5000").as_deref(), Some("a:b"));
         assert_eq!(login("empty.example"), None);
         assert_eq!(login("example.org"), None);
+    }
+
+    #[test]
+    fn a_login_by_identity_token_says_what_to_do() {
+        let found =
+            read(r#"{"auths": {"a.example": {"auth": "YTpi", "identitytoken": "sesame"}}}"#);
+        let error = found.of("a.example").unwrap_err();
+        assert!(error.contains("`a.example`") && error.contains("--password-stdin"), "{error}");
+        assert!(!error.contains("sesame"), "{error}");
     }
 
     #[test]

@@ -1,25 +1,58 @@
-//! Images that a Docker daemon of this machine has, by their name there: asked for over its socket, and read
-//! as `docker save` writes them.
+//! Images that a Docker daemon of this machine has, by their name there: asked for over its socket. Their
+//! files are read as `docker save` writes them, or stay with the daemon that runs them.
 //!
-//! Source: docs.docker.com/reference/api/engine (images: inspect, get).
+//! Source: docs.docker.com/reference/api/engine (images: inspect, get, create).
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_model::layer::Digest;
+use kiln_stdx::base64;
+use kiln_stdx::http::{self, Answer, Request};
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use crate::blob::Budget;
+use crate::credentials::Login;
 use crate::images::LayerStore;
-use crate::limit::{CONFIG_BYTES_MAX, HEAD_BYTES_MAX};
+use crate::limit::CONFIG_BYTES_MAX;
+use crate::pulled::Pulled;
 use crate::reference::Named;
-use crate::{Files, Image, ImageError, archive};
+use crate::{Files, Image, ImageError, Progress, archive};
 
-/// A daemon that packs a large image is silent for a while.
+/// A daemon that packs a large image, or unpacks one, is silent for a while.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// Where Docker's own command line would look for its daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerHost {
+    Socket(PathBuf),
+    /// Not on this machine. Why, in words.
+    Elsewhere(String),
+}
+
+impl Default for DockerHost {
+    fn default() -> Self {
+        Self::Socket("/var/run/docker.sock".into())
+    }
+}
+
+impl DockerHost {
+    /// # Errors
+    ///
+    /// When it is not on this machine.
+    pub fn socket(&self) -> Result<&Path, ImageError> {
+        match self {
+            Self::Socket(path) => Ok(path),
+            Self::Elsewhere(why) => Err(ImageError::Other(format!(
+                "{why}, and kiln must be on the machine of the Docker daemon that it uses: name its socket with \
+                 DOCKER_HOST=unix://…, or run the image without Docker (`executor: oci`)"
+            ))),
+        }
+    }
+}
 
 /// The daemon that listens at `socket`.
 pub(crate) struct Daemon<'a> {
@@ -35,16 +68,31 @@ struct Inspected {
     id: String,
 }
 
+#[derive(Deserialize)]
+struct Said {
+    message: String,
+}
+
 impl Daemon<'_> {
     /// Names the image by its content, as an archive of it would.
     pub fn digest(&self) -> Result<Digest, ImageError> {
-        let answer = self.ask("json")?;
-        let mut body = Vec::new();
-        let read = answer.take(CONFIG_BYTES_MAX).read_to_end(&mut body);
-        read.map_err(|cause| self.away(&cause))?;
-        let inspected: Result<Inspected, _> = serde_json::from_slice(&body);
-        let id = inspected.ok().and_then(|said| Digest::new(said.id.strip_prefix("sha256:")?).ok());
-        id.ok_or_else(|| ImageError::damaged(self.name, "the daemon does not say its digest"))
+        Ok(self.inspect()?.0)
+    }
+
+    /// The image as the daemon runs it: without layers, which are the daemon's.
+    pub fn image(&self) -> Result<Image, ImageError> {
+        let (digest, inspected) = self.inspect()?;
+        Image::of_daemon(self.name, self.socket, digest, &inspected)
+    }
+
+    /// Its digest, and all that the daemon says of it.
+    fn inspect(&self) -> Result<(Digest, Vec<u8>), ImageError> {
+        let answer = self.of_image("json")?;
+        let inspected = answer.whole(CONFIG_BYTES_MAX).map_err(|cause| self.away(&cause))?;
+        let id = serde_json::from_slice::<Inspected>(&inspected).ok();
+        let id = id.and_then(|said| Digest::new(said.id.strip_prefix("sha256:")?).ok());
+        let none = || ImageError::damaged(self.name, "the daemon does not say its digest");
+        Ok((id.ok_or_else(none)?, inspected))
     }
 
     /// Reads it and unpacks the layers that are not there. `folder` is where it may lie meanwhile. Blocking.
@@ -53,7 +101,7 @@ impl Daemon<'_> {
         folder: &Path,
         (store, budget): (&dyn LayerStore, &Budget),
     ) -> Result<Image, ImageError> {
-        let mut answer = self.ask("get")?;
+        let mut answer = self.of_image("get")?;
         let (path, mut file) = temporary(folder).map_err(|cause| self.away(&cause))?;
         // Gone with its last descriptor, whatever happens.
         let _ = std::fs::remove_file(&path);
@@ -63,6 +111,39 @@ impl Daemon<'_> {
         archive::load(self.name, &saved, Path::new("image"), Some(&wanted), (store, budget))
     }
 
+    /// Has the daemon fetch it. `go_on` is asked between two words of the daemon.
+    pub fn pull(
+        &self,
+        login: Option<&Login>,
+        progress: &watch::Sender<Progress>,
+        go_on: impl Fn() -> bool,
+    ) -> Result<(), ImageError> {
+        let Named { registry, repository, tag, digest } = self.named;
+        let wanted = match (digest, tag) {
+            (Some(digest), _) => format!("sha256:{digest}"),
+            (None, tag) => tag.clone().unwrap_or_else(|| "latest".to_owned()),
+        };
+        let from = http::escaped(&format!("{registry}/{repository}"));
+        let path = format!("/images/create?fromImage={from}&tag={}", http::escaped(&wanted));
+        let auth = login.map(|login| registry_auth(registry, login));
+        let headers: Vec<(&str, &str)> =
+            auth.iter().map(|auth| ("X-Registry-Auth", &**auth)).collect();
+        let request = Request { method: "POST", path: &path, headers: &headers, body: &[] };
+        let answer = self.ask(&request)?;
+        let mut pulled = Pulled::default();
+        for line in BufReader::new(answer).lines() {
+            if !go_on() {
+                return Err(ImageError::Other("given up".to_owned()));
+            }
+            let line = line.map_err(|cause| self.away(&cause))?;
+            if let Some(why) = pulled.heed(&line) {
+                return Err(self.refused(&why));
+            }
+            progress.send_replace(pulled.progress());
+        }
+        Ok(())
+    }
+
     /// As the daemon writes it: without its own registry and folder.
     fn reference(&self) -> String {
         let full = self.named.to_string();
@@ -70,28 +151,40 @@ impl Daemon<'_> {
         short.strip_prefix("library/").unwrap_or(short).to_owned()
     }
 
-    fn ask(&self, what: &str) -> Result<impl Read + use<>, ImageError> {
-        let open = || -> io::Result<(u16, BufReader<UnixStream>)> {
-            let mut socket = UnixStream::connect(self.socket)?;
-            socket.set_read_timeout(Some(SILENCE_MAX))?;
-            // The old version: an answer that ends with its connection.
-            let line =
-                format!("GET /images/{}/{what} HTTP/1.0\r\nHost: docker\r\n\r\n", self.reference());
-            socket.write_all(line.as_bytes())?;
-            let mut answer = BufReader::new(socket);
-            let status = head(&mut answer)?;
-            Ok((status, answer))
-        };
-        match open() {
-            Ok((200, answer)) => Ok(answer),
-            Ok((404, _)) => Err(ImageError::Unknown {
+    fn of_image(&self, what: &str) -> Result<Answer, ImageError> {
+        let path = format!("/images/{}/{what}", self.reference());
+        self.ask(&Request { method: "GET", path: &path, ..Request::default() })
+    }
+
+    fn ask(&self, request: &Request<'_>) -> Result<Answer, ImageError> {
+        let answer =
+            http::ask(self.socket, request, SILENCE_MAX).map_err(|cause| self.away(&cause))?;
+        match (answer.status, request.method) {
+            (200, _) => Ok(answer),
+            (404, "GET") => Err(ImageError::Unknown {
                 name: self.name.to_owned(),
                 why: format!("the daemon at `{}` has none of that name", self.socket.display()),
             }),
-            Ok((status, _)) => {
-                Err(self.away(&io::Error::other(format!("it answers with status {status}"))))
+            (status, _) => {
+                let said = answer.whole(CONFIG_BYTES_MAX).unwrap_or_default();
+                let said = serde_json::from_slice::<Said>(&said).map(|said| said.message);
+                Err(self.refused(&said.unwrap_or_else(|_| format!("status {status}"))))
             }
-            Err(cause) => Err(self.away(&cause)),
+        }
+    }
+
+    fn refused(&self, why: &str) -> ImageError {
+        // The daemon has but words for it.
+        if ["denied", "no basic auth", "unauthorized"].iter().any(|word| why.contains(word)) {
+            return ImageError::Refused {
+                registry: self.named.registry.clone(),
+                name: self.name.to_owned(),
+                why: format!("the daemon says: {}", why.trim()),
+            };
+        }
+        ImageError::Unknown {
+            name: self.name.to_owned(),
+            why: format!("the daemon at `{}` says: {}", self.socket.display(), why.trim()),
         }
     }
 
@@ -105,21 +198,17 @@ impl Daemon<'_> {
     }
 }
 
-/// The status of an answer, and its headers read away.
-fn head(answer: &mut impl BufRead) -> io::Result<u16> {
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it does not speak HTTP");
-    let mut head = answer.take(HEAD_BYTES_MAX);
-    let mut line = String::new();
-    head.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).and_then(|word| word.parse().ok()).ok_or_else(damaged)?;
-    loop {
-        line.clear();
-        match head.read_line(&mut line)? {
-            0 => return Err(damaged()),
-            _ if line.trim().is_empty() => return Ok(status),
-            _ => {}
+/// A login as a daemon takes it.
+fn registry_auth(registry: &str, login: &Login) -> String {
+    let secret = login.password.expose();
+    // What `docker login` keeps when a registry gives tokens.
+    let said = match login.user.as_str() {
+        "<token>" => serde_json::json!({ "identitytoken": secret, "serveraddress": registry }),
+        user => {
+            serde_json::json!({ "username": user, "password": secret, "serveraddress": registry })
         }
-    }
+    };
+    base64::encode(said.to_string().as_bytes()).replace('+', "-").replace('/', "_")
 }
 
 fn temporary(folder: &Path) -> io::Result<(PathBuf, File)> {
@@ -136,22 +225,5 @@ struct Saved(File);
 impl Files for Saved {
     fn open(&self, _: &Path) -> io::Result<File> {
         self.0.try_clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_head_of_an_answer_is_read_away_and_bounded() {
-        let mut answer = &b"HTTP/1.0 404 Not Found\r\nA: b\r\n\r\nbody"[..];
-        assert_eq!(head(&mut answer).unwrap(), 404);
-        assert_eq!(answer, b"body");
-        for wrong in ["", "HTTP/1.0\r\n\r\n", "HTTP/1.0 200 OK\r\nA: b\r\n", "\0\0\0"] {
-            assert!(head(&mut wrong.as_bytes()).is_err(), "{wrong:?}");
-        }
-        let endless = format!("HTTP/1.0 200 OK\r\n{}", "a: b\r\n".repeat(100_000));
-        assert!(head(&mut endless.as_bytes()).is_err());
     }
 }

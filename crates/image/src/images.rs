@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_model::layer::Digest;
 use kiln_stdx::fs::FsError;
@@ -11,7 +12,7 @@ use kiln_stdx::{Clock, SystemClock};
 use tokio::sync::watch;
 
 use crate::blob::Budget;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, DockerHost};
 use crate::known::{Entry, Known};
 use crate::layout::Layout;
 use crate::limit::UNPACKED_BYTES_MAX;
@@ -29,8 +30,6 @@ pub trait LayerStore: Send + Sync + 'static {
     /// reading fails; two at once of the same layer are harmless. Errors are words.
     fn unpack(&self, diff_id: &Digest, archive: &mut (dyn Read + Send)) -> Result<(), String>;
 }
-
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
 /// When a registry is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,8 +50,7 @@ pub struct Registries {
     /// Hosts spoken to without TLS, besides those on this machine.
     pub plain: Vec<String>,
     pub credentials: Credentials,
-    /// Where a Docker daemon listens; `None`: where it usually does.
-    pub docker_socket: Option<PathBuf>,
+    pub docker: DockerHost,
     /// Bytes that all layers of one image may unpack to; `None`: as much as the largest known ones.
     pub image_bytes_max: Option<u64>,
 }
@@ -73,6 +71,15 @@ pub struct Images {
     store: Arc<dyn LayerStore>,
     registries: Registries,
     turns: Arc<Turns>,
+}
+
+/// Says so when nobody waits any more.
+struct Unwanted(Arc<AtomicBool>);
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Registries {
@@ -147,10 +154,9 @@ impl Images {
     async fn of_daemon(&self, name: &str, named: Named) -> Result<Image, ImageError> {
         let (known, store) = (self.known.clone(), self.store.clone());
         let (budget, name) = (self.budget(), name.to_owned());
-        let socket = self.registries.docker_socket.clone();
+        let docker = self.registries.docker.clone();
         let get = move || {
-            let socket = socket.unwrap_or_else(|| DOCKER_SOCKET.into());
-            let daemon = Daemon { socket: &socket, name: &name, named: &named };
+            let daemon = Daemon { socket: docker.socket()?, name: &name, named: &named };
             let digest = daemon.digest()?;
             let full = format!("docker-daemon:{named}");
             let there = |image: &Image| {
@@ -164,6 +170,49 @@ impl Images {
             // What cannot be remembered is fetched again.
             let _ = known.set(&entry);
             Ok(image)
+        };
+        let got = tokio::task::spawn_blocking(get).await;
+        got.map_err(|panic| ImageError::Other(panic.to_string()))?
+    }
+
+    /// The image that a name leads to with this machine's Docker daemon, which fetches it where it is missing
+    /// and runs it itself. It has no layers here.
+    ///
+    /// Dropping the future stops the fetching.
+    pub async fn with_daemon(
+        &self,
+        name: &str,
+        policy: Policy,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Image, ImageError> {
+        let (named, policy) = match name.parse()? {
+            Reference::Registry(named) => (named, policy),
+            Reference::Daemon(named) => (named, Policy::Never),
+            Reference::Layout { .. } | Reference::Archive { .. } => {
+                return Err(ImageError::Other(format!(
+                    "`{name}` is an image in files, which no Docker daemon has; `executor: oci` runs it, or \
+                     `docker load` gives it to the daemon"
+                )));
+            }
+        };
+        let (registries, name) = (self.registries.clone(), name.to_owned());
+        let (wanted, progress) = (Arc::new(AtomicBool::new(true)), progress.clone());
+        let _unwanted = Unwanted(wanted.clone());
+        let get = move || {
+            let daemon = Daemon { socket: registries.docker.socket()?, name: &name, named: &named };
+            // A digest leads to the same image for ever.
+            let ask = policy == Policy::Always && named.digest.is_none();
+            match daemon.image() {
+                Err(ImageError::Unknown { .. }) if policy == Policy::Never => {
+                    Err(ImageError::Absent { name: name.clone() })
+                }
+                Err(ImageError::Unknown { .. }) => Ok(()),
+                Ok(_) if ask => Ok(()),
+                other => return other,
+            }?;
+            let login = registries.credentials.of(&named.registry).map_err(ImageError::Other)?;
+            daemon.pull(login.as_ref(), &progress, || wanted.load(Ordering::Relaxed))?;
+            daemon.image()
         };
         let got = tokio::task::spawn_blocking(get).await;
         got.map_err(|panic| ImageError::Other(panic.to_string()))?

@@ -27,12 +27,14 @@ mod files;
 mod layout;
 mod archive;
 mod daemon;
+mod pulled;
 mod known;
 mod turn;
 mod images;
 mod error;
 
 pub use credentials::Credentials;
+pub use daemon::DockerHost;
 pub use error::ImageError;
 pub use files::{Files, Folder};
 pub use images::{Images, LayerStore, Policy, Progress, Registries};

@@ -11,7 +11,5 @@ pub(crate) const LAYER_BYTES_MAX: u64 = 64 << 30;
 /// Of all layers of one image, unpacked, unless its machine's configuration says otherwise. The largest
 /// known have 40 GB.
 pub(crate) const UNPACKED_BYTES_MAX: u64 = 100_000_000_000;
-/// Of the head of a daemon's answer.
-pub(crate) const HEAD_BYTES_MAX: u64 = 64 << 10;
 /// Indexes within indexes.
 pub(crate) const DEPTH_MAX: usize = 4;

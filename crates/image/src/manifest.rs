@@ -3,6 +3,7 @@
 //! Source: github.com/opencontainers/image-spec (v1.1) and Docker's schema 2, which have the same shape.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_model::layer::Digest;
@@ -19,6 +20,9 @@ pub struct Image {
     /// The layers by the digest of their uncompressed archive, lowest first.
     pub layers: Vec<Digest>,
     pub config: Config,
+    /// The socket of the daemon that has the layers, and runs the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<PathBuf>,
 }
 
 /// How the image wants to be run.
@@ -185,6 +189,14 @@ struct Written {
     architecture: String,
 }
 
+/// What a daemon says of an image, as far as it matters.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OfDaemon {
+    #[serde(default)]
+    config: Option<Run>,
+}
+
 #[derive(Deserialize)]
 struct RootFs {
     diff_ids: Vec<String>,
@@ -253,13 +265,33 @@ impl Image {
             let n = layers.len();
             return Err(wrong(format!("it has {n} layers; {LAYERS_MAX} are the most")));
         }
-        let run = written.config.unwrap_or_default();
-        if let Some(what) = run.with_nul() {
-            return Err(wrong(format!(
-                "its {what} has a NUL character, which no program can be given"
-            )));
+        let config = checked(name, written.config)?;
+        Ok(Self { digest, layers, config, daemon: None })
+    }
+
+    /// From what a daemon says of it.
+    pub(crate) fn of_daemon(
+        name: &str,
+        socket: &Path,
+        digest: Digest,
+        said: &[u8],
+    ) -> Result<Self, ImageError> {
+        let said: OfDaemon = serde_json::from_slice(said).map_err(|cause| {
+            ImageError::damaged(name, format!("what the daemon says of it cannot be read: {cause}"))
+        })?;
+        let config = checked(name, said.config)?;
+        Ok(Self { digest, layers: Vec::new(), config, daemon: Some(socket.to_owned()) })
+    }
+}
+
+fn checked(name: &str, run: Option<Run>) -> Result<Config, ImageError> {
+    let run = run.unwrap_or_default();
+    match run.with_nul() {
+        Some(what) => {
+            let why = format!("its {what} has a NUL character, which no program can be given");
+            Err(ImageError::damaged(name, why))
         }
-        Ok(Self { digest, layers, config: config(run) })
+        None => Ok(config(run)),
     }
 }
 

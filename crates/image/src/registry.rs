@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kiln_model::layer::Digest;
+use kiln_stdx::Secret;
+use oci_client::RegistryOperation;
 use oci_client::client::{BlobResponse, Client, ClientConfig, ClientProtocol};
 use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::blob;
@@ -45,6 +47,10 @@ const ACCEPTED: &[&str] = &[
 /// One registry, or a mirror of it.
 pub(crate) struct Endpoint {
     client: Client,
+    /// For manifests, of which the client takes whatever comes into memory.
+    http: reqwest::Client,
+    plain: bool,
+    token: OnceCell<Option<Secret<String>>>,
     host: String,
     auth: RegistryAuth,
     repository: String,
@@ -75,6 +81,12 @@ impl Endpoint {
             user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
         };
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_FOR)
+            .read_timeout(SILENCE_MAX)
+            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| ImageError::Other(innermost(&error)))?;
         let login = registries.credentials.of(host).map_err(ImageError::Other)?;
         let auth = match login {
             Some(login) => RegistryAuth::Basic(login.user, login.password.expose().clone()),
@@ -82,6 +94,9 @@ impl Endpoint {
         };
         Ok(Self {
             client: Client::new(config),
+            http,
+            plain,
+            token: OnceCell::new(),
             host: host.to_owned(),
             auth,
             repository: named.repository.clone(),
@@ -139,15 +154,66 @@ impl Endpoint {
     }
 
     async fn document(&self, at: At<'_>) -> Result<Vec<u8>, ImageError> {
-        let reference = self.reference(at);
-        let pulled = self.client.pull_manifest_raw(&reference, &self.auth, ACCEPTED).await;
-        let (bytes, _) = pulled.map_err(|error| self.explain(&error))?;
-        if bytes.len() as u64 > MANIFEST_BYTES_MAX {
-            return Err(ImageError::damaged(&self.name, "its manifest is too large"));
-        }
+        let bytes = self.ask(&self.reference(at)).await?;
         match at {
-            At::Tag(_) => Ok(bytes.to_vec()),
-            At::Digest(digest) => blob::checked(&self.name, bytes.to_vec(), digest),
+            At::Tag(_) => Ok(bytes),
+            At::Digest(digest) => blob::checked(&self.name, bytes, digest),
+        }
+    }
+
+    /// Asks for a manifest, whose length is bounded whatever the registry says of it.
+    async fn ask(&self, reference: &oci_client::Reference) -> Result<Vec<u8>, ImageError> {
+        let failed =
+            |cause: reqwest::Error| self.explain(&OciDistributionError::RequestError(cause));
+        let token = self.token.get_or_try_init(|| self.log_in(reference)).await?;
+        let url = format!(
+            "{}://{}/v2/{}/manifests/{}",
+            if self.plain { "http" } else { "https" },
+            reference.resolve_registry(),
+            reference.repository(),
+            reference.digest().or(reference.tag()).unwrap_or("latest")
+        );
+        let request = self.http.get(&url).header(reqwest::header::ACCEPT, ACCEPTED.join(", "));
+        let request = match (token, &self.auth) {
+            (Some(token), _) => request.bearer_auth(token.expose()),
+            (None, RegistryAuth::Basic(user, password)) => request.basic_auth(user, Some(password)),
+            (None, _) => request,
+        };
+        let mut answer = request.send().await.map_err(failed)?;
+        let status = answer.status();
+        let mut bytes = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(failed)? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > MANIFEST_BYTES_MAX {
+                return Err(ImageError::damaged(&self.name, "its manifest is too large"));
+            }
+        }
+        match status.as_u16() {
+            200 => Ok(bytes),
+            401 => Err(self.explain(&OciDistributionError::UnauthorizedError { url })),
+            code => {
+                let said = serde_json::from_slice(&bytes).ok().filter(|_| status.is_client_error());
+                Err(self.explain(&match said {
+                    Some(envelope) => OciDistributionError::RegistryError { envelope, url },
+                    None => OciDistributionError::ServerError { code, url, message: String::new() },
+                }))
+            }
+        }
+    }
+
+    /// What the registry gives for our login, if it gives anything.
+    async fn log_in(
+        &self,
+        reference: &oci_client::Reference,
+    ) -> Result<Option<Secret<String>>, ImageError> {
+        let token = self.client.auth(reference, &self.auth, RegistryOperation::Pull).await;
+        match (token, &self.auth) {
+            (Ok(token), _) => Ok(token.map(Secret::new)),
+            // The registry itself says that it wants to know who asks.
+            (Err(OciDistributionError::AuthenticationFailure(_)), RegistryAuth::Anonymous) => {
+                Ok(None)
+            }
+            (Err(error), _) => Err(self.explain(&error)),
         }
     }
 
@@ -358,6 +424,14 @@ impl Endpoint {
                     Some((OciErrorCode::Unauthorized | OciErrorCode::Denied, message)) => {
                         refused(if message.is_empty() { "not for us".to_owned() } else { message })
                     }
+                    Some((OciErrorCode::Toomanyrequests, message)) => ImageError::Away {
+                        registry,
+                        name,
+                        why: format!(
+                            "it has been asked too often ({message}); a login may ask more often, and a mirror in \
+                             `[registries]` of kiln.toml is asked first"
+                        ),
+                    },
                     Some((code, message)) => ImageError::Away {
                         registry,
                         name,

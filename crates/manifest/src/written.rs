@@ -163,4 +163,5 @@ pub struct Service {
     pub ready: Option<Text>,
     pub ready_timeout: Option<Duration>,
     pub command: Option<Vec<Text>>,
+    pub limits: Limits,
 }

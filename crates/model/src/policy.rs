@@ -5,6 +5,8 @@
 //!
 //! Always: what is refused is refused with the name of the policy's key, before anything runs.
 
+use std::collections::BTreeMap;
+
 use crate::name::JobName;
 use crate::pattern::Glob;
 use crate::plan::{ExecutorKind, Job, Limits, Network, Plan, Pull, Service, Volume};
@@ -25,6 +27,8 @@ const DAEMON_SOCKETS: &[&str] = &[
 pub struct JobPolicy {
     /// What is written for it in errors: `this server` or `kiln run`.
     pub whose: &'static str,
+    /// Where it is written, if anywhere.
+    pub file: Option<PolicyFile>,
     /// Never holds `Auto`.
     pub executors: Vec<ExecutorKind>,
     /// Which executor `auto` means for a job with an image: `Oci` or `Docker`.
@@ -73,6 +77,23 @@ pub struct Opened {
     pub read_only: bool,
 }
 
+/// The file that a policy is changed in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyFile {
+    pub path: String,
+    /// Of the keys that it has, from 1.
+    pub lines: BTreeMap<String, u32>,
+}
+
+impl PolicyFile {
+    fn place(&self, key: &str) -> String {
+        match self.lines.get(key) {
+            Some(line) => format!(" (`{}:{line}`)", self.path),
+            None => format!(" (`[jobs]` of `{}`)", self.path),
+        }
+    }
+}
+
 /// Why a job does not get what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("job `{job}` asks for {what}, which {whose} does not allow ({key}); {way}")]
@@ -82,6 +103,7 @@ pub struct Denied {
     pub whose: &'static str,
     /// What would have to be written, such as `[jobs] privileged`.
     pub key: &'static str,
+    /// What to do about it, and where the policy is written.
     pub way: String,
 }
 
@@ -90,6 +112,7 @@ impl JobPolicy {
     pub fn of_server() -> Self {
         Self {
             whose: "this server",
+            file: None,
             executors: vec![
                 ExecutorKind::Host,
                 ExecutorKind::Oci,
@@ -326,7 +349,8 @@ impl JobPolicy {
         way: impl Into<String>,
     ) -> Denied {
         let (job, whose) = (job.name.clone(), self.whose);
-        Denied { job, what: what.into(), whose, key, way: way.into() }
+        let place = self.file.as_ref().map(|file| file.place(key)).unwrap_or_default();
+        Denied { job, what: what.into(), whose, key, way: way.into() + &place }
     }
 }
 

@@ -105,7 +105,7 @@ impl fmt::Display for Reason {
                 write!(f, "the job timed out after {}", kiln_stdx::duration::show(after))
             }
             Self::Error { message } => write!(f, "could not be completed: {message}"),
-            Self::AgentLost { message } => write!(f, "its agent was lost: {message}"),
+            Self::AgentLost { message } => write!(f, "it was lost: {message}"),
             Self::NoPlan { message } => write!(f, "no plan: {message}"),
             Self::AllSkipped => f.write_str("every job was skipped"),
             Self::Jobs { jobs } => f.write_str(&list(jobs)),

@@ -10,7 +10,7 @@ pub struct Surroundings {
     /// As written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// What that name led to: the digest of the image's configuration.
+    /// What that name led to: the digest of the image's manifest for this machine's platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<String>,
     /// Absent: that of the far machine.
@@ -25,6 +25,30 @@ pub struct Surroundings {
     /// The machine that they run on over SSH.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+}
+
+impl Surroundings {
+    /// What there is to tell of them, each with what it is of: `network`, `internet`.
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        let executor = self.executor.as_str();
+        let kind = match (self.sandbox, self.privileged) {
+            (true, _) => format!("{executor}, in a sandbox"),
+            (_, true) => format!("{executor}, privileged"),
+            _ => executor.to_owned(),
+        };
+        let limits = Some(self.limits.words().join(", ")).filter(|words| !words.is_empty());
+        [
+            ("executor", Some(kind)),
+            ("machine", self.host.clone()),
+            ("image", self.image.clone()),
+            ("digest", self.image_digest.clone()),
+            ("network", self.network.map(|network| network.as_str().to_owned())),
+            ("limits", limits),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
 }
 
 /// How an agent runs the steps.
@@ -101,6 +125,14 @@ pub struct Limits {
 impl Limits {
     pub fn is_none(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// As people read them: `cpu 1.5`, `memory 2.0 GB`, `pids 500`.
+    pub fn words(self) -> Vec<String> {
+        let cpu = self.cpu_millis.map(|millis| format!("cpu {}", f64::from(millis) / 1000.0));
+        let memory = self.memory.map(|n| format!("memory {}", kiln_stdx::bytes::show(n)));
+        let pids = self.pids.map(|pids| format!("pids {pids}"));
+        [cpu, memory, pids].into_iter().flatten().collect()
     }
 
     /// These, and where they say nothing, the others.

@@ -9,6 +9,8 @@
 //! [projects.NAME.jobs]
 //! ```
 
+pub(crate) mod lines;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -48,8 +50,9 @@ pub(crate) struct Project {
 pub enum ConfigError {
     #[error(transparent)]
     File(#[from] FsError),
-    #[error("`{path}`: {cause}")]
-    Syntax { path: String, cause: String },
+    /// With file, line and what is wrong there.
+    #[error("{0}")]
+    Syntax(String),
 }
 
 impl Config {
@@ -58,11 +61,13 @@ impl Config {
         path: &Path,
         make: impl FnOnce(Self) -> Result<T, String>,
     ) -> Result<T, ConfigError> {
-        let made = match std::fs::read_to_string(path) {
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => make(Self::default()),
-            text => Self::parse(&text.named("read", path)?).and_then(make),
+        let text = match std::fs::read_to_string(path) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
+            text => text.named("read", path)?,
         };
-        made.map_err(|cause| ConfigError::Syntax { path: path.display().to_string(), cause })
+        Self::parse(&text).and_then(make).map_err(|cause| {
+            ConfigError::Syntax(lines::placed(&path.display().to_string(), &text, &cause))
+        })
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, String> {

@@ -31,11 +31,11 @@ use std::sync::{Mutex, PoisonError};
 
 use kiln_model::pattern::Glob;
 use kiln_model::plan::{ExecutorKind, Limits, Network, Pull};
-use kiln_model::policy::{JobPolicy, Opened, Sandbox};
+use kiln_model::policy::{JobPolicy, Opened, PolicyFile, Sandbox};
 use kiln_stdx::bytes;
 use serde::Deserialize;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, lines};
 use crate::report;
 
 /// The section. What is absent is as it was.
@@ -111,6 +111,8 @@ type Stamp = Option<(u64, u64, i64, i64)>;
 struct Rules {
     all: Written,
     projects: BTreeMap<String, Written>,
+    /// As it is written: to find what is to be changed.
+    text: String,
 }
 
 impl Governor {
@@ -150,11 +152,14 @@ impl Governor {
     fn usual_with(&self, rules: &Rules, project: &str) -> JobPolicy {
         let over =
             |policy: JobPolicy, written: &Written| written.over(policy.clone()).unwrap_or(policy);
-        let policy = over(self.usual.clone(), &rules.all);
-        match rules.projects.get(project) {
-            Some(own) => over(policy, own),
-            None => policy,
+        let mut policy = over(self.usual.clone(), &rules.all);
+        let mut lines = lines::of_section(&rules.text, "jobs");
+        if let Some(own) = rules.projects.get(project) {
+            policy = over(policy, own);
+            lines.extend(lines::of_section(&rules.text, &format!("projects.{project}.jobs")));
         }
+        let file = |path: &PathBuf| PolicyFile { path: path.display().to_string(), lines };
+        JobPolicy { file: self.path.as_ref().map(file), ..policy }
     }
 }
 
@@ -174,7 +179,9 @@ fn rules(usual: &JobPolicy, path: &std::path::Path) -> Result<Rules, ConfigError
             tried.map_err(|why| format!("`[projects.{name}.jobs]`: {why}"))?;
             projects.insert(name, project.jobs);
         }
-        Ok(Rules { all, projects })
+        // Only to point at lines, so it may be newer than what was read.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        Ok(Rules { all, projects, text })
     })
 }
 

@@ -80,7 +80,7 @@ fn script(kiln: &Path, data: &Path, project: &ProjectName) -> String {
         r#"#!/bin/sh
 {MARK}
 # What was here before is `{BEFORE}` beside this file. It goes first, and its exit code counts.
-before="$(dirname "$0")/{BEFORE}"
+case "$0" in */*) before="${{0%/*}}/{BEFORE}" ;; *) before="./{BEFORE}" ;; esac
 if [ -x "$before" ]; then
     pushed="$(cat)"
     if [ -n "$pushed" ]; then

@@ -3,8 +3,8 @@
 //! One set of functions for all three, so that they cannot disagree.
 
 use kiln_api::user;
-use kiln_engine::run::{Attempt, Job as JobStatus, Run};
-use kiln_model::{Exit, JobIndex, JobState, Plan, Reason, RunId};
+use kiln_engine::run::{Attempt, Job as JobStatus, Run, Service};
+use kiln_model::{Exit, JobIndex, JobState, Plan, Reason, RunId, ServiceEnd};
 use kiln_store::{ProjectRow, RunFilter, RunRow, StoreError};
 
 use crate::runs::{Runs, job_row};
@@ -235,12 +235,36 @@ fn attempt_of(runs: &Runs, plan: &Plan, status: &JobStatus, attempt: &Attempt) -
         started_at: attempt.started_at,
         finished_at: attempt.finished_at,
         log_bytes: written,
+        surroundings: attempt.surroundings.clone(),
         steps: steps.collect(),
+        services: services_of(runs, plan, attempt),
         artifacts: attempt.artifacts.clone(),
         collected: collected(runs, attempt, over),
         warnings: attempt.notes.warnings.clone(),
         reused_from: reused_from(attempt),
     }
+}
+
+fn services_of(runs: &Runs, plan: &Plan, attempt: &Attempt) -> Vec<user::Service> {
+    let planned = &plan.job(attempt.id.job).services;
+    let shown = |(name, known): (&String, &Service)| {
+        let is_early = |end: &&ServiceEnd| **end != ServiceEnd::Stopped;
+        let written = match known.end {
+            Some(_) => known.log_bytes,
+            None => runs.logs().of_service(name).len(attempt.id).unwrap_or(0),
+        };
+        user::Service {
+            service: name.clone(),
+            image: planned.get(name).map(|planned| planned.image.clone()).unwrap_or_default(),
+            state: known.state(),
+            reason: known.end.as_ref().filter(is_early).map(ServiceEnd::to_string),
+            started_at: known.started_at,
+            ready_at: known.ready_at,
+            finished_at: known.finished_at,
+            log_bytes: written,
+        }
+    };
+    attempt.services.iter().map(shown).collect()
 }
 
 /// What an attempt had and has no more. Of artifacts the list of a run's artifacts says more.

@@ -7,12 +7,15 @@ pub mod bytes;
 pub mod clock;
 pub mod duration;
 pub mod fs;
+pub mod http;
 pub mod memory;
 pub mod overlay;
 pub mod path;
 pub mod process;
 pub mod secret;
+pub mod subordinate;
 pub mod suggest;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use secret::Secret;
+pub use subordinate::Subordinate;

@@ -1,17 +1,17 @@
 //! Layers of container images: unpacked once, under a name that is their content, and stacked as the
 //! root of a job's container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use kiln_model::layer::{Digest, LayerKind};
-use kiln_stdx::Timestamp;
 use kiln_stdx::fs::Named;
 use kiln_stdx::overlay::Mount;
+use kiln_stdx::{Subordinate, Timestamp};
 
-use crate::archive::{Bounds, Marks, unpack_as};
+use crate::archive::{Bounds, Marks, unpack_image};
 use crate::collect::{is_temporary, used_at};
 use crate::hold::{self, Alone, mark_of};
 use crate::{Driver, Victims, WorkspaceError, Workspaces, size, tree};
@@ -48,11 +48,24 @@ impl Workspaces {
         Some(self.image_folder(diff_id)?).filter(|folder| folder.is_dir())
     }
 
+    /// The users besides root that containers have here, when kiln is an ordinary user. Blocking for
+    /// milliseconds the first time.
+    pub fn users(&self) -> Option<Subordinate> {
+        match self.driver() {
+            Driver::OverlayUser => Subordinate::of_this_user().ok().cloned(),
+            Driver::Overlay | Driver::Reflink | Driver::Copy => None,
+        }
+    }
+
     /// White-outs of root's overlays mean nothing in a user's, and the other way round.
     fn image_folder(&self, diff_id: &Digest) -> Option<PathBuf> {
         let form = match self.driver() {
-            Driver::Overlay => "root",
-            Driver::OverlayUser => "user",
+            Driver::Overlay => "root".to_owned(),
+            Driver::OverlayUser => match self.users() {
+                // Whose they are is of the layer: other numbers, another layer.
+                Some(users) => format!("users-{}-{}", users.uids.first, users.gids.first),
+                None => "user".to_owned(),
+            },
             Driver::Reflink | Driver::Copy => return None,
         };
         Some(self.root().join(FOLDER).join(format!("{diff_id}-{form}")))
@@ -75,9 +88,15 @@ impl Workspaces {
         fs::create_dir(&temporary).named("create", &temporary)?;
         let marks = Marks::Image { user: self.driver() == Driver::OverlayUser };
         let archive = Room { inner: archive, folder: &folder, n_unlooked: LOOK_EVERY_BYTES };
-        let made = unpack_as(archive, &temporary, marks, &BOUNDS)
+        let users = self.users();
+        let made = unpack_image(archive, &temporary, marks, &BOUNDS)
             .map_err(|error| WorkspaceError::Other(error.to_string()))
-            .and_then(|_| match fs::rename(&temporary, &finished) {
+            .and_then(|owned| match &users {
+                // As we unpack it, all of it is ours.
+                Some(users) => Ok(users.give(&temporary, owned).named("give", &temporary)?),
+                None => Ok(()),
+            })
+            .and_then(|()| match fs::rename(&temporary, &finished) {
                 Err(_) if finished.is_dir() => Ok(tree::remove(&temporary)?),
                 other => Ok(other.named("create", &finished)?),
             });
@@ -145,8 +164,12 @@ impl Workspaces {
         if let Some(opaque) = lowers.iter().rposition(|lower| tree::is_opaque(lower)) {
             lowers.drain(..opaque);
         }
-        hold::note(self.root(), folder, &lowers)?;
         lowers.reverse();
+        // The kernel refuses a layer twice, as builders write it that have added nothing. Its highest place
+        // says all that its lower ones do.
+        let mut seen = HashSet::new();
+        lowers.retain(|lower| seen.insert(lower.clone()));
+        hold::note(self.root(), folder, &lowers)?;
         let [upper, work, at] = ROOT.map(|name| folder.join(name));
         for folder in [&upper, &work, &at] {
             fs::create_dir(folder).named("create", folder)?;

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use kiln_stdx::Subordinate;
 use kiln_stdx::fs::{FsError, Named};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -17,7 +18,12 @@ use rustix::io::Errno;
 /// is no error. Links are removed, not followed.
 pub(crate) fn remove(path: &Path) -> Result<(), FsError> {
     let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => remove_tree(path).map_err(io::Error::from),
+        Ok(meta) if meta.is_dir() => match remove_tree(path) {
+            // Of another user of a container: it is made ours, where it can be.
+            Err(Errno::ACCESS | Errno::PERM) if take_back(path) => remove_tree(path),
+            other => other,
+        }
+        .map_err(io::Error::from),
         Ok(_) => fs::remove_file(path),
         Err(cause) => Err(cause),
     };
@@ -29,6 +35,10 @@ pub(crate) fn remove(path: &Path) -> Result<(), FsError> {
         }
         other => other.named("remove", path),
     }
+}
+
+fn take_back(path: &Path) -> bool {
+    Subordinate::of_this_user().is_ok_and(|users| users.take_back(path).is_ok())
 }
 
 /// A folder above the open one.

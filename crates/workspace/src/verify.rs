@@ -27,7 +27,7 @@ enum Found {
     Whole,
     New,
     Damaged(String),
-    /// It went while we looked for it.
+    /// It went while we looked for it, or is not for us to read.
     Gone,
 }
 
@@ -164,6 +164,10 @@ impl Workspaces {
             Err(error) if is_of_disk(&error) => return Ok(Found::Damaged(with_cause(&error))),
             // Another try of the same attempt has just been sealed in its place.
             Err(error) if tree::is_absent(&error.cause) => return Ok(Found::Gone),
+            // Of another user of an image, or closed by a job: nothing to compare, and no reason to stop.
+            Err(error) if error.cause.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Ok(Found::Gone);
+            }
             Err(error) => return Err(error.into()),
         };
         Ok(match self.digest_noted(&suspect.key) {

@@ -332,6 +332,12 @@ impl Workspaces {
         .named("create", to)
     }
 
+    /// Removes a folder that was made in the root, whichever of our users has left files in it. One that is
+    /// not there is no error.
+    pub fn clear(&self, folder: &Path) -> Result<(), WorkspaceError> {
+        Ok(tree::remove(folder)?)
+    }
+
     /// Forgets an attempt that will not be sealed.
     pub fn discard(&self, attempt: AttemptId) -> Result<(), WorkspaceError> {
         Ok(tree::remove(&self.attempt_dir(attempt))?)

@@ -5,10 +5,13 @@
 //! the machine than about the program. Every figure is a median with its smallest and largest
 //! sample. All of it uses the release binary, the loopback address and temporary folders.
 
+mod bundle;
+mod docker;
 mod figure;
 mod idle;
 mod local;
 mod log;
+mod oci;
 mod old;
 mod pack;
 mod page;
@@ -69,6 +72,16 @@ const WORKLOADS: &[Workload] = &[
     Workload { names: &["cache-850mb"], measure: Alone(reuse::cache), cold: false },
     Workload { names: &["pack", "unpack"], measure: Alone(pack::both_ways), cold: false },
     Workload { names: &["shell"], measure: Alone(shell::start), cold: false },
+    Workload {
+        names: &["oci-true", "oci-true-user", "oci-step"],
+        measure: Alone(oci::sessions),
+        cold: false,
+    },
+    Workload { names: &["oci-200-jobs"], measure: Alone(oci::many), cold: false },
+    Workload { names: &["oci-200mb"], measure: Alone(oci::output), cold: false },
+    Workload { names: &["oci-50-at-once"], measure: Alone(oci::at_once), cold: false },
+    Workload { names: &["docker-job"], measure: Alone(docker::one_job), cold: false },
+    Workload { names: &["image-pull"], measure: Alone(docker::pull), cold: false },
     Workload { names: &["large-local-run"], measure: OnLarge(source::local_run), cold: true },
     Workload { names: &["large-checkout"], measure: OnLarge(source::checkout), cold: true },
     Workload {

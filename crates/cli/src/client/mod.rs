@@ -154,15 +154,15 @@ impl Client {
         self.get("/usage").await
     }
 
-    /// A whole log, as it comes.
+    /// A whole log, as it comes: of a job, or of a service of it.
     pub async fn log(
         &self,
         project: &str,
         number: i64,
-        job: &str,
+        (job, service): (&str, Option<&str>),
         attempt: u32,
     ) -> Result<Response> {
-        self.send(self.log_request(project, number, job, attempt)).await
+        self.send(self.log_request(project, number, (job, service), attempt)).await
     }
 
     /// A part of a log by a `Range` header; empty when there is nothing there yet.
@@ -174,7 +174,8 @@ impl Client {
         attempt: u32,
         range: &str,
     ) -> Result<Vec<u8>> {
-        let request = self.log_request(project, number, job, attempt).header(RANGE, range);
+        let log = self.log_request(project, number, (job, None), attempt);
+        let request = log.header(RANGE, range);
         let answer = request.send().await.map_err(|error| self.away(error))?;
         match answer.status() {
             StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NO_CONTENT => return Ok(Vec::new()),
@@ -190,11 +191,11 @@ impl Client {
         &self,
         project: &str,
         number: i64,
-        job: &str,
+        (job, service): (&str, Option<&str>),
         attempt: u32,
         from: u64,
     ) -> Result<Stream> {
-        let path = run_path(project, number, &format!("/jobs/{}/log/stream", encode(job)));
+        let path = run_path(project, number, &format!("{}/stream", log_path(job, service)));
         let query = [("attempt", u64::from(attempt)), ("from", from)];
         let request = self.request(Method::GET, &path).query(&query);
         Ok(Stream::new(self.send(request).await?))
@@ -206,8 +207,14 @@ impl Client {
         Ok(Stream::new(self.send(request).await?))
     }
 
-    fn log_request(&self, project: &str, number: i64, job: &str, attempt: u32) -> RequestBuilder {
-        let path = run_path(project, number, &format!("/jobs/{}/log", encode(job)));
+    fn log_request(
+        &self,
+        project: &str,
+        number: i64,
+        (job, service): (&str, Option<&str>),
+        attempt: u32,
+    ) -> RequestBuilder {
+        let path = run_path(project, number, &log_path(job, service));
         self.request(Method::GET, &path).query(&[("attempt", attempt)])
     }
 
@@ -270,8 +277,39 @@ impl Client {
                 .context(format!("lost the connection to the server at {}", self.url));
             return Failure { kind: Kind::Elsewhere, error, help: None };
         }
-        Failure::elsewhere(format!("no kiln server answers at {}", self.url))
+        let why = deepest(&error);
+        if why.contains("certificate") {
+            let what = format!("the server at {} cannot be trusted: {why}", self.url);
+            return Failure::elsewhere(what).help(
+                "if its certificate is right, put that of its authority into the machine's store, or name \
+                 the file with SSL_CERT_FILE",
+            );
+        }
+        Failure::elsewhere(format!("no kiln server answers at {}: {why}", self.url))
             .help("start one with `kiln serve`, or name another with --server URL or KILN_SERVER")
+    }
+}
+
+/// The first cause of a failed request in a few words: `connection refused`.
+fn deepest(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let text = cause.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().collect::<String>() + letters.as_str()
+    })
+}
+
+/// Where the log of a job is, or of one of its services, below its run.
+fn log_path(job: &str, service: Option<&str>) -> String {
+    let job = encode(job);
+    match service {
+        None => format!("/jobs/{job}/log"),
+        Some(service) => format!("/jobs/{job}/services/{}/log", encode(service)),
     }
 }
 

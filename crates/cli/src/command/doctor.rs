@@ -2,6 +2,7 @@
 
 mod trial;
 mod container;
+mod docker;
 mod bounds;
 
 use std::path::{Path, PathBuf};
@@ -75,6 +76,7 @@ pub async fn run(args: &Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         let executor = HostExecutor::new(spawner);
         findings.push(workspaces(&data, &executor).await);
         findings.push(containers(&data, &executor).await);
+        findings.push(docker::finding(&executor, &data.root).await);
         findings.push(bounds::sandbox(&executor, &data.root).await);
         findings.push(bounds::limits(&data.root));
         findings.push(space(&data.root));

@@ -1,5 +1,6 @@
 //! `kiln logs`: what jobs printed.
 
+use kiln_api::user::JobDetail;
 use kiln_model::JobState;
 use kiln_stdx::base64;
 
@@ -27,6 +28,9 @@ pub struct Args {
     /// Go on until the job, or the run, is over
     #[arg(short, long)]
     follow: bool,
+    /// Of this service of the job: a container beside it
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
     /// An earlier attempt, counted from 1 [default: the last one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     attempt: Option<u32>,
@@ -41,6 +45,7 @@ const EXAMPLES: &str = "\
 Examples:
   kiln logs '#12/test'
   kiln logs 'site#12/test' -f
+  kiln logs 'site#12/test' --service db -f
   kiln logs 'site#12' > all.log";
 
 /// How much of a live log is read at once.
@@ -52,6 +57,9 @@ pub async fn run(args: Args, out: &Output) -> Result<Exit> {
         Some(job) => one(&args, out, origin, job).await,
         None if args.attempt.is_some() => {
             Err(Failure::yours("`--attempt` is of one job").help("name it: RUN/JOB"))
+        }
+        None if args.service.is_some() => {
+            Err(Failure::yours("`--service` is of one job").help("name it: RUN/JOB"))
         }
         None => all(&args, out, origin).await,
     }
@@ -67,7 +75,7 @@ async fn all(args: &Args, out: &Output, origin: Origin) -> Result<Exit> {
     let only = detail.jobs.len() == 1;
     for job in detail.jobs.iter().filter(|job| job.attempt > 0) {
         let mut printer = Printer::new(out, args.json, &job.job, job.attempt, !only);
-        origin.log(&job.job, job.attempt, |bytes| printer.bytes(bytes)).await?;
+        origin.log((&job.job, None), job.attempt, |bytes| printer.bytes(bytes)).await?;
         printer.end()?;
     }
     Ok(Exit::Success)
@@ -75,6 +83,10 @@ async fn all(args: &Args, out: &Output, origin: Origin) -> Result<Exit> {
 
 async fn one(args: &Args, out: &Output, origin: Origin, job: &str) -> Result<Exit> {
     let detail = origin.job(job).await?;
+    let service = args.service.as_deref();
+    if let Some(service) = service {
+        check_service(&origin, job, service).await?;
+    }
     let last = detail.row.attempt;
     let attempt = args.attempt.unwrap_or(last);
     if args.attempt.is_some_and(|wanted| wanted > last) {
@@ -85,20 +97,19 @@ async fn one(args: &Args, out: &Output, origin: Origin, job: &str) -> Result<Exi
     let mut printer = Printer::new(out, args.json, job, attempt.max(1), false);
     if !args.follow || over {
         if attempt > 0 {
-            origin.log(job, attempt, |bytes| printer.bytes(bytes)).await?;
+            origin.log((job, service), attempt, |bytes| printer.bytes(bytes)).await?;
         }
         printer.end()?;
         return Ok(Exit::Success);
     }
     let mut interrupts = Interrupts::listen()?;
+    let of = (job, service);
     let following = async {
         match origin {
             Origin::Server { client, project, number } => {
-                stream(&client, &project, number, job, attempt.max(1), &mut printer).await
+                stream(&client, &project, number, of, attempt.max(1), &mut printer).await
             }
-            Origin::Local { .. } => {
-                grow(origin.watched()?, job, attempt.max(1), &mut printer).await
-            }
+            Origin::Local { .. } => grow(origin.watched()?, of, attempt.max(1), &mut printer).await,
         }
     };
     tokio::select! {
@@ -109,10 +120,28 @@ async fn one(args: &Args, out: &Output, origin: Origin, job: &str) -> Result<Exi
     Ok(Exit::Success)
 }
 
+/// A name that the job has no service of is told before anything is waited for.
+async fn check_service(origin: &Origin, job: &str, service: &str) -> Result<()> {
+    let plan = origin.plan().await?;
+    let found = plan.as_ref().and_then(|plan| Some(plan.job(plan.find(job)?)));
+    let names = found.map(|job| job.services.keys().map(String::as_str).collect::<Vec<_>>());
+    let names = names.unwrap_or_default();
+    if names.contains(&service) {
+        return Ok(());
+    }
+    let help = match (kiln_stdx::suggest::nearest(service, names.iter().copied()), names.as_slice())
+    {
+        (Some(near), _) => format!("did you mean `{near}`?"),
+        (None, []) => format!("`{job}` has no services"),
+        (None, names) => format!("its services: {}", names.join(", ")),
+    };
+    Err(Failure::yours(format!("`{job}` has no service `{service}`")).help(help))
+}
+
 /// A local job that another process runs.
 async fn grow(
     mut watched: Watched,
-    job: &str,
+    (job, service): (&str, Option<&str>),
     attempt: u32,
     printer: &mut Printer<'_>,
 ) -> Result<()> {
@@ -122,7 +151,10 @@ async fn grow(
         let at = position(&picture, job)?;
         let over = picture.jobs[at].state.is_over() || picture.jobs[at].attempt > attempt;
         loop {
-            let bytes = watched.log(&picture, at, attempt, offset, CHUNK_BYTES).await?;
+            let bytes = match service {
+                None => watched.log(&picture, at, attempt, offset, CHUNK_BYTES).await?,
+                Some(name) => watched.service_log((at, name), attempt, offset, CHUNK_BYTES)?,
+            };
             if bytes.is_empty() {
                 break;
             }
@@ -146,14 +178,14 @@ async fn stream(
     client: &Client,
     project: &str,
     number: i64,
-    job: &str,
+    (job, service): (&str, Option<&str>),
     attempt: u32,
     printer: &mut Printer<'_>,
 ) -> Result<()> {
     const AGAIN_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
     let mut offset = 0;
     loop {
-        let mut stream = client.log_live(project, number, job, attempt, offset).await?;
+        let mut stream = client.log_live(project, number, (job, service), attempt, offset).await?;
         while let Ok(Some(event)) = stream.next().await {
             match event.name.as_str() {
                 "log" => {
@@ -173,15 +205,20 @@ async fn stream(
         tokio::time::sleep(AGAIN_AFTER).await;
         let detail = client.job(project, number, job).await?;
         let over = detail.row.state.is_over() || detail.row.attempt > attempt;
-        if over && detail.row.state != JobState::Lost && offset >= log_bytes(&detail, attempt) {
+        let n_bytes = log_bytes(&detail, attempt, service);
+        if over && detail.row.state != JobState::Lost && offset >= n_bytes {
             return Ok(());
         }
     }
 }
 
-fn log_bytes(detail: &kiln_api::user::JobDetail, attempt: u32) -> u64 {
-    let found = detail.attempts.iter().find(|known| known.attempt == attempt);
-    found.map_or(0, |attempt| attempt.log_bytes)
+fn log_bytes(detail: &JobDetail, attempt: u32, service: Option<&str>) -> u64 {
+    let Some(attempt) = detail.attempts.iter().find(|known| known.attempt == attempt) else {
+        return 0;
+    };
+    let Some(service) = service else { return attempt.log_bytes };
+    let found = attempt.services.iter().find(|known| known.service == service);
+    found.map_or(0, |service| service.log_bytes)
 }
 
 /// Prints one log: as it is, behind its job's name, or as JSON.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use kiln_model::plan::{Job, Plan};
+use kiln_model::plan::{ExecutorKind, Job, Plan, Pull, Volume};
 use kiln_model::{Trigger, TriggerKind};
 use kiln_stdx::duration;
 
@@ -119,15 +119,58 @@ pub fn table(out: &Output, plan: &Plan) -> Result<()> {
     out.table(&["job", "needs", "steps", "notes"], &rows)
 }
 
+/// What its steps run in, as it is written.
+fn surroundings(job: &Job) -> Vec<String> {
+    let mut all = Vec::new();
+    if job.executor != ExecutorKind::Auto {
+        all.push(format!("executor {}", job.executor.as_str()));
+    }
+    if let Some(host) = &job.ssh {
+        all.push(format!("on {host}"));
+    }
+    if let Some(image) = &job.image {
+        let user = job.user.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();
+        let pull = match job.pull {
+            Some(Pull::Always) => ", always pulled",
+            Some(Pull::Never) => ", never pulled",
+            Some(Pull::Missing) | None => "",
+        };
+        all.push(format!("image {image}{user}{pull}"));
+    }
+    match job.sandbox {
+        Some(true) => all.push("in a sandbox".to_owned()),
+        Some(false) => all.push("without a sandbox".to_owned()),
+        None => {}
+    }
+    if job.privileged {
+        all.push("privileged".to_owned());
+    }
+    all.extend(job.network.map(|network| format!("network {}", network.as_str())));
+    if !job.limits.is_none() {
+        all.push(format!("limits {}", job.limits.words().join(", ")));
+    }
+    let shown = job.volumes.iter().map(|Volume { from, to, read_only, .. }| {
+        let end = if *read_only { ":ro" } else { "" };
+        format!("{from}:{to}{end}")
+    });
+    let shown: Vec<String> = shown.collect();
+    if !shown.is_empty() {
+        all.push(format!("volumes {}", shown.join(", ")));
+    }
+    let services: Vec<&str> = job.services.keys().map(String::as_str).collect();
+    if !services.is_empty() {
+        all.push(format!("services {}", services.join(", ")));
+    }
+    all
+}
+
 /// What is not as usual about a job.
 fn notes(job: &Job) -> String {
     let mut notes = Vec::new();
     if let Some(condition) = &job.condition {
         notes.push(format!("if {}", condition.as_str()));
     }
-    if let Some(image) = &job.image {
-        notes.push(format!("image {image}"));
-    }
+    notes.extend(surroundings(job));
     if let Some(lock) = &job.lock {
         let limit = if lock.limit > 1 { format!(" (limit {})", lock.limit) } else { String::new() };
         notes.push(format!("lock {}{limit}", lock.any.join(" or ")));

@@ -132,13 +132,22 @@ pub fn allow(local: &mut Local, all: &[Allow]) {
 }
 
 fn denied_locally(denied: &str) -> Failure {
-    let failure = Failure::yours(denied.to_owned());
+    let failure = with_way(Failure::yours(denied.to_owned()));
+    match failure.help {
+        Some(_) => failure,
+        None => failure.help("what jobs may have is in `[jobs]` of `kiln.toml` in the data folder"),
+    }
+}
+
+/// What a local run's job is denied and a person may allow for once is said with the way.
+pub fn with_way(failure: Failure) -> Failure {
     let ways = [("(privileged)", "privileged"), ("(docker_socket)", "docker-socket")];
+    let denied = format!("{:#}", failure.error);
     match ways.into_iter().find(|(key, _)| denied.contains(key)) {
         Some((_, word)) => {
             failure.help(format!("if you trust this pipeline as you trust root: `--allow {word}`"))
         }
-        None => failure.help("what jobs may have is in `[jobs]` of `kiln.toml` in the data folder"),
+        None => failure,
     }
 }
 

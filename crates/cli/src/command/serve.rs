@@ -40,8 +40,8 @@ pub struct Args {
     /// reaches the page may run anything here as the user who started the server
     #[arg(long)]
     allow_remote: bool,
-    /// Another name by which browsers may call the server
-    #[arg(long = "host", value_name = "NAME")]
+    /// Another name by which browsers may call the server, such as that of a proxy before it
+    #[arg(long = "host", value_name = "NAME[:PORT]")]
     hosts: Vec<String>,
     /// How many jobs run at once; 0: none, this server only shows [default: one per core]
     #[arg(short, long, value_name = "N")]

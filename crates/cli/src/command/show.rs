@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use kiln_api::user::{Attempt, JobDetail, Step};
-use kiln_model::Usage;
+use kiln_api::user::{Attempt, JobDetail, Service, Step};
+use kiln_model::{ServiceState, Usage};
 use kiln_stdx::{Clock, SystemClock, bytes, duration};
 
 use crate::command::runs::ago;
@@ -121,6 +121,32 @@ fn beside(step: &Step) -> String {
     step.reason.iter().cloned().chain(used).collect::<Vec<_>>().join(", ")
 }
 
+fn show_services(out: &Output, attempt: &Attempt) -> Result<()> {
+    if attempt.services.is_empty() {
+        return Ok(());
+    }
+    let row = |service: &Service| {
+        let style = match service.state {
+            ServiceState::Starting => Style::Blue,
+            ServiceState::Ready => Style::Green,
+            ServiceState::Stopped => Style::Dim,
+            ServiceState::Ended => Style::Yellow,
+            ServiceState::Failed => Style::Red,
+        };
+        let ready = service.ready_at.map(|at| duration::show(at.since(service.started_at)));
+        let reason = service.reason.as_deref().and_then(|reason| reason.lines().next());
+        vec![
+            Cell::from(service.service.as_str()),
+            Cell::styled(style, service.state.as_str()),
+            Cell::from(ready.unwrap_or_default()),
+            Cell::from(service.image.as_str()),
+            Cell::styled(Style::Dim, reason.unwrap_or_default()),
+        ]
+    };
+    let rows: Vec<Vec<Cell>> = attempt.services.iter().map(row).collect();
+    out.table(&["service", "state", "ready after", "image", ""], &rows)
+}
+
 fn show_attempt(out: &Output, attempt: &Attempt) -> Result<()> {
     let now = SystemClock.now();
     let agent = attempt.agent.as_deref().map(|agent| format!(" on {agent}")).unwrap_or_default();
@@ -131,6 +157,9 @@ fn show_attempt(out: &Output, attempt: &Attempt) -> Result<()> {
         visible(&agent),
         bytes::show(attempt.log_bytes)
     ))?;
+    if let Some(surroundings) = &attempt.surroundings {
+        show_facts(out, &surroundings.facts())?;
+    }
     let rows: Vec<Vec<Cell>> = attempt
         .steps
         .iter()
@@ -146,6 +175,7 @@ fn show_attempt(out: &Output, attempt: &Attempt) -> Result<()> {
         })
         .collect();
     out.table(&["step", "state", "took", "name", ""], &rows)?;
+    show_services(out, attempt)?;
     for warning in &attempt.warnings {
         let head = out.paint(Style::Yellow, "warning:");
         out.lines(&format!("{head} {}\n", visible(warning)))?;

@@ -16,7 +16,9 @@ use std::time::Duration;
 use kiln_api::agent::{
     AgentInfo, Assignment, Found, JobResult, JobSource, Keyed, LeaseError, Stop, Taken,
 };
-use kiln_model::{AttemptId, Exit, LeaseId, Outcome, ProjectId, Usage};
+use kiln_model::{
+    AttemptId, Exit, LeaseId, Outcome, ProjectId, ServiceChange, Surroundings, Usage,
+};
 use kiln_server::runs::Runs;
 use kiln_stdx::fs::{FsError, Named, create_private_dir};
 use rustix::fs::{FlockOperation, flock};
@@ -147,7 +149,7 @@ impl JobSource for Locked {
         taken
     }
 
-    async fn started(&self, lease: LeaseId) -> Answer<()> {
+    async fn started(&self, lease: LeaseId, surroundings: Surroundings) -> Answer<()> {
         tokio::select! {
             held = self.hold(lease) => held?,
             stop = self.runs.stop_asked(lease) => {
@@ -158,7 +160,7 @@ impl JobSource for Locked {
                 return Err(LeaseError::Stale(lease));
             }
         }
-        self.runs.started(lease).await
+        self.runs.started(lease, surroundings).await
     }
 
     fn step_started(&self, lease: LeaseId, step: u32, log_from: u64) -> Answer<()> {
@@ -176,8 +178,16 @@ impl JobSource for Locked {
         self.runs.step_finished(lease, step, exit, log_to, usage)
     }
 
+    fn service_changed(&self, lease: LeaseId, name: &str, change: ServiceChange) -> Answer<()> {
+        self.runs.service_changed(lease, name, change)
+    }
+
     fn log_grew(&self, lease: LeaseId, n_bytes: u64) {
         self.runs.log_grew(lease, n_bytes);
+    }
+
+    fn service_log_grew(&self, lease: LeaseId, service: &str, n_bytes: u64) {
+        self.runs.service_log_grew(lease, service, n_bytes);
     }
 
     async fn finish(&self, lease: LeaseId, result: JobResult) -> Answer<()> {

@@ -16,6 +16,7 @@ use kiln_stdx::fs::create_private_dir;
 use kiln_store::Store;
 use kiln_workspace::{Driver, Workspaces};
 
+use super::docker;
 use crate::error::{Blame, Failure, Result};
 
 /// Longest log of one attempt.
@@ -114,26 +115,18 @@ pub fn images(workspaces: &Arc<Workspaces>, folder: &Path, config: &Path) -> Res
     Images::open(folder, store, registries).elsewhere("cannot keep images")
 }
 
-/// The daemon that Docker's own command line would ask, if it is on this machine.
-fn docker_socket() -> Option<PathBuf> {
-    let host = std::env::var("DOCKER_HOST").ok()?;
-    host.strip_prefix("unix://").map(PathBuf::from)
-}
-
 /// How registries are reached: as the configuration file says, with the logins that Docker's own command
 /// line has made.
 fn registries(config: &Path) -> Result<Registries> {
     let written = kiln_server::registries::read(config).map_err(Failure::yours)?;
-    let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
-    let credentials = match docker.or_else(home) {
+    let credentials = match docker::config_folder() {
         Some(folder) => Credentials::read(&folder).map_err(Failure::elsewhere)?,
         None => Credentials::default(),
     };
     Ok(Registries {
         mirrors: written.mirrors.into_iter().collect(),
         plain: written.plain,
-        docker_socket: docker_socket(),
+        docker: docker::host(),
         image_bytes_max: written.image_max,
         credentials,
     })

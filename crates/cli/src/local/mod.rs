@@ -6,6 +6,7 @@
 
 pub mod children;
 pub mod collect;
+pub mod docker;
 pub mod drive;
 mod lock;
 mod keys;

@@ -182,6 +182,19 @@ impl Watched {
         absent_is_empty(read).elsewhere(format!("cannot read the log of `{}`", name(picture, job)))
     }
 
+    /// As [`Watched::log`], of a service of a job of a local run.
+    pub fn service_log(
+        &self,
+        (job, service): (usize, &str),
+        attempt: u32,
+        offset: u64,
+        max: usize,
+    ) -> Result<Vec<u8>> {
+        let (logs, run) = self.logs();
+        let read = logs.of_service(service).read(attempt_id(run, job, attempt), offset, max);
+        absent_is_empty(read).elsewhere(format!("cannot read the log of the service `{service}`"))
+    }
+
     /// The last bytes of an attempt's log.
     pub async fn tail(
         &self,

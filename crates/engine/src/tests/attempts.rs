@@ -174,7 +174,7 @@ fn a_job_that_kills_every_agent_that_takes_it_is_lost_in_the_end() {
         story.apply(lapsed(lease));
     }
     assert_eq!(story.states(), "lost");
-    assert_eq!(story.reason(0), "its agent was lost: 50 agents took it and none started it");
+    assert_eq!(story.reason(0), "it was lost: 50 agents took it and none started it");
 }
 
 #[test]
@@ -244,4 +244,40 @@ fn an_attempt_that_its_agent_cancels_unasked_is_cancelled_by_that_agent() {
     assert_eq!(story.run.state, RunState::Cancelled);
     assert_eq!(story.run.reason, Some(Reason::Jobs { jobs: vec!["a".to_owned()] }));
     assert_eq!(story.attempt(0).state, JobState::Cancelled);
+}
+
+#[test]
+fn what_becomes_of_a_service_is_known_and_none_outlives_its_job() {
+    use kiln_model::{ServiceChange, ServiceEnd, ServiceState};
+
+    let mut story = story(vec![job("a", &[])]);
+    let lease = story.lease(0);
+    let of = |name: &str, change| EventKind::Service { lease, service: name.to_owned(), change };
+    let words = story.refused(of("db", ServiceChange::Started));
+    assert!(
+        words.ends_with("cannot have the service `db`: the attempt is leased and has not started")
+    );
+    story.apply(EventKind::started(lease));
+    story.refused(of("db", ServiceChange::Ready));
+    for (name, change) in [
+        ("db", ServiceChange::Started),
+        ("web", ServiceChange::Started),
+        ("web", ServiceChange::Ready),
+        ("db", ServiceChange::Ready),
+    ] {
+        story.apply(of(name, change.clone()));
+        assert_eq!(story.apply(of(name, change)), [], "told again");
+    }
+    let end = ServiceEnd::Exited { exit: Exit::Code { code: 3 } };
+    story.apply(of("db", ServiceChange::Ended { end, log_bytes: 7 }));
+    let late = ServiceChange::Ended { end: ServiceEnd::Stopped, log_bytes: 9 };
+    assert_eq!(story.apply(of("db", late)), [], "it ended once");
+    story.finish(0, Outcome::Success);
+    let states = story
+        .attempt(0)
+        .services
+        .iter()
+        .map(|(name, service)| (name.as_str(), service.state(), service.log_bytes));
+    let states: Vec<_> = states.collect();
+    assert_eq!(states, [("db", ServiceState::Ended, 7), ("web", ServiceState::Stopped, 0)]);
 }

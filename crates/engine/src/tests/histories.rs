@@ -43,7 +43,7 @@ fn a_job_tells_what_it_went_through() {
         ]
     );
     assert_eq!(told(&story, Some(1)), ["planned; it needs `a`", "skipped: its need `a` was lost"]);
-    assert_eq!(job_summary(&story.run, JobIndex(0)), "its agent was lost: unplugged");
+    assert_eq!(job_summary(&story.run, JobIndex(0)), "it was lost: unplugged");
     assert_eq!(summary(&story.run), "failed after 6.0s: `a`");
 }
 

@@ -94,12 +94,14 @@ pub fn reap(attempt: AttemptId, attempt_dir: &Path) -> usize {
         n_killed += found.filter(|pid| kill(*pid)).count();
     }
     n_killed += super::cgroup::reap(attempt_dir);
+    super::daemon::reap(attempt_dir);
     remove_traces(attempt_dir);
     n_killed + n_beside
 }
 
 /// Nobody will be found at this attempt any more.
 pub(super) fn remove_traces(attempt_dir: &Path) {
+    super::daemon::remove_traces(attempt_dir);
     super::ssh::remove_traces(attempt_dir);
     for name in [SOCKET, GUESTS, INIT] {
         let _ = std::fs::remove_file(attempt_dir.join(name));

@@ -10,16 +10,19 @@
 //!
 //! What is not held as it is written is said at the head of the log.
 
-use std::os::fd::RawFd;
+#![allow(unsafe_code, reason = "fork has no safe interface")]
+
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::Path;
 
 use kiln_model::Exit;
 use kiln_model::plan::Limits;
 use kiln_stdx::bytes;
-use rustix::process::Resource;
+use rustix::process::{Pid, Resource, WaitOptions};
 use rustix::thread::CpuSet;
 
 use super::cgroup::{Cgroup, Kind, Reading};
+use super::sys::{self, Forked};
 use super::wire::Opening;
 use crate::OpenError;
 use crate::contract::words;
@@ -29,6 +32,7 @@ use crate::contract::words;
 pub(super) struct Bounds {
     limits: Limits,
     group: Option<Cgroup>,
+    scout: Option<Scout>,
     each: Each,
     /// What is not held as it is written.
     pub remarks: Vec<String>,
@@ -40,6 +44,34 @@ struct Each {
     data_bytes: Option<u64>,
     n_processes: Option<u64>,
     cpus: Option<CpuSet>,
+}
+
+/// A process that enters a group before the first step does, and ends.
+///
+/// The kernel lets the first process of a while wait some milliseconds, until every processor has taken note,
+/// and the next ones not. So this one waits while the session is being made.
+#[derive(Debug)]
+struct Scout(Pid);
+
+impl Scout {
+    /// `None` where none can be had: the first step waits.
+    fn send(group: &Cgroup) -> Option<Self> {
+        let door = *group.doors().first()?;
+        // SAFETY: an init has one thread.
+        match unsafe { sys::fork() }.ok()? {
+            Forked::Parent(pid) => Some(Self(pid)),
+            Forked::Child => sys::run_and_exit(|| {
+                // SAFETY: the group holds it open, in this process's copy too.
+                let door = unsafe { BorrowedFd::borrow_raw(door) };
+                i32::from(rustix::io::write(door, b"0").is_err())
+            }),
+        }
+    }
+
+    fn wait(self) {
+        // It may have been waited for already, as every child is.
+        let _ = rustix::process::waitpid(Some(self.0), WaitOptions::empty());
+    }
 }
 
 /// What a child takes upon itself. Between vfork and exec.
@@ -58,16 +90,31 @@ impl Bounds {
         if limits.is_none() {
             return Ok(Self::default());
         }
+        if spec.container.as_ref().is_some_and(|container| container.root.daemon().is_some()) {
+            // The daemon holds them: see `join`.
+            return Ok(Self { limits, ..Self::default() });
+        }
         let name = name(spec);
         let made = Cgroup::make(&limits, &name, &spec.attempt_dir);
         let (group, without) =
             made.map_err(|cause| format!("the job's limits cannot be set: {}", words(&cause)))?;
         let own_users = spec.mount.as_ref().is_some_and(|mount| mount.user);
-        let mut bounds = Self { limits, group, ..Self::default() };
+        let scout = group.as_ref().and_then(Scout::send);
+        let mut bounds = Self { limits, group, scout, ..Self::default() };
         for (kind, why) in without {
             bounds.instead(kind, &why, own_users);
         }
         Ok(bounds)
+    }
+
+    /// In the group of a container that a daemon has made, whether it is bounded or not: whatever is done to
+    /// that shall be done to the steps.
+    pub fn join(&mut self, pid: Pid) -> Result<(), String> {
+        let group = Cgroup::of(pid).map_err(|cause| {
+            format!("cannot find the control group of the container: {}", words(&cause))
+        })?;
+        self.group = Some(group);
+        Ok(())
     }
 
     fn instead(&mut self, kind: Kind, why: &str, own_users: bool) {
@@ -107,7 +154,10 @@ impl Bounds {
     }
 
     /// What the group says as a step begins.
-    pub fn begin_step(&self) -> Reading {
+    pub fn begin_step(&mut self) -> Reading {
+        if let Some(scout) = self.scout.take() {
+            scout.wait();
+        }
         let Some(group) = &self.group else { return Reading::default() };
         group.forget_peak();
         group.read()
@@ -184,7 +234,7 @@ pub fn try_limits(folder: &Path) -> Result<Vec<(&'static str, Option<String>)>, 
 }
 
 /// Another server on the machine may count the same attempts.
-fn name(spec: &Opening) -> String {
+pub(super) fn name(spec: &Opening) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     spec.attempt_dir.hash(&mut hasher);

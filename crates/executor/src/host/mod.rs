@@ -29,6 +29,7 @@ mod wire;
 mod init;
 mod network;
 mod container;
+mod daemon;
 mod cgroup;
 mod ssh;
 mod bound;

@@ -115,10 +115,20 @@ impl Executor for HostExecutor {
     type Session = HostSession;
 
     async fn open(&self, spec: SessionSpec) -> Result<HostSession, OpenError> {
+        let (attempt, folder) = (spec.attempt, spec.attempt_dir.clone());
         let first = Zeroizing::new(encode(&Ask::Open(Box::new(Opening::from(spec)))));
         let mut talk = self.talk(Some(&first))?;
-        talk.hear_opened().await?;
-        Ok(HostSession::over(talk, false))
+        match talk.hear_opened().await {
+            Ok(()) => Ok(HostSession::over(talk, false)),
+            Err(error) => {
+                if let OpenError::Gone = error {
+                    // Who would have removed what it had made was killed.
+                    let reaped = tokio::task::spawn_blocking(move || attach::reap(attempt, &folder));
+                    let _ = reaped.await;
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn attach(&self, attempt_dir: &Path) -> Result<Option<Attached<HostSession>>, OpenError> {

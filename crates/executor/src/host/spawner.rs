@@ -39,6 +39,8 @@ impl Spawner {
         if n_threads()? > 1 {
             return Err(io::Error::other("the spawner must be started before any thread exists"));
         }
+        // Whatever is forked from now on begins where we are.
+        super::cgroup::settle();
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,

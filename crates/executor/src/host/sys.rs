@@ -42,6 +42,36 @@ pub(super) fn run_and_exit(work: impl FnOnce() -> i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Kills everything in the namespace of processes that children of ours are born in, except its process 1.
+///
+/// Nothing escapes by forking: the kernel goes through all of them while none can be made.
+///
+/// # Errors
+///
+/// When children are not born in another namespace than ours, and when there is no process left for one.
+pub(super) fn kill_beside_child() -> io::Result<()> {
+    const DONE: i32 = 0;
+    const IS_OURS: i32 = 1;
+    // SAFETY: init has one thread, and the child does nothing but system calls.
+    let child = match unsafe { fork() }? {
+        Forked::Parent(child) => child,
+        // SAFETY: only system calls. A parent in another namespace has no number in this one, so that what
+        // is killed is never the machine.
+        Forked::Child => run_and_exit(|| unsafe {
+            if libc::getppid() != 0 || libc::getpid() == 1 {
+                return IS_OURS;
+            }
+            libc::kill(-1, libc::SIGKILL);
+            DONE
+        }),
+    };
+    let ended = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())?;
+    match ended.and_then(|(_, status)| status.exit_status()) {
+        Some(DONE) => Ok(()),
+        _ => Err(io::Error::other("children are born among us")),
+    }
+}
+
 /// Closes every descriptor from `first` on.
 pub(super) fn close_from(first: RawFd) {
     // SAFETY: the caller is a fresh fork that uses none of them any more.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use kiln_model::artifact::Artifact;
 use kiln_model::plan::{ArtifactRule, Limits};
 use kiln_model::{AttemptId, Exit};
+use kiln_stdx::Subordinate;
 use kiln_stdx::overlay::Mount;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -144,6 +145,8 @@ pub(super) struct Opening {
     #[serde(default)]
     pub remote: Option<Remote>,
     pub sandbox: Option<Sandbox>,
+    #[serde(default)]
+    pub users: Option<Subordinate>,
 }
 
 impl From<SessionSpec> for Opening {
@@ -167,6 +170,7 @@ impl From<SessionSpec> for Opening {
             limits: spec.limits,
             remote: spec.remote,
             sandbox: spec.sandbox,
+            users: spec.users,
         }
     }
 }

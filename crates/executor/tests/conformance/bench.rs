@@ -18,6 +18,14 @@ pub struct Case<E: Executor> {
     pub run: fn(Bench<E>) -> Running,
 }
 
+/// A table without the rows of a list, in which each has its reason. No name in it is stale.
+pub fn without<E: Executor>(cases: Vec<Case<E>>, list: &[(&str, &str)]) -> Vec<Case<E>> {
+    let is_in = |case: &Case<E>| list.iter().any(|(name, _)| *name == case.name);
+    let n_known = cases.iter().filter(|case| is_in(case)).count();
+    assert_eq!(n_known, list.len(), "a name is no row of the table, or is there twice: {list:?}");
+    cases.into_iter().filter(|case| !is_in(case)).collect()
+}
+
 pub type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// `cases![a, b]`: a table of the functions `a` and `b`, under their own names.
@@ -26,6 +34,35 @@ macro_rules! cases {
     ($($name:ident),+ $(,)?) => {
         vec![$($crate::bench::Case { name: stringify!($name), run: |bench| Box::pin($name(bench)) }),+]
     };
+}
+
+/// An executor of the table, with what its cases must know to look at it from outside.
+pub trait Subject: Executor + Clone {
+    /// Before each case, on the main thread: what the executor needs and nobody has started yet.
+    fn begin(&self) {}
+
+    /// Where the steps of the only open session have the workspace `work`, as it is seen from here.
+    fn seen(&self, work: PathBuf) -> PathBuf {
+        work
+    }
+
+    /// What the only open session has on this machine outside the folder of its bench.
+    fn places(&self, _folder: &Path) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// By what words another process of these tests makes the same executor: `main` reads them.
+    fn words(&self) -> Vec<String>;
+
+    /// Whether it tells what a step has used.
+    fn meters(&self) -> bool {
+        true
+    }
+
+    /// Whether it says in words of kiln's why a command did not start.
+    fn speaks(&self) -> bool {
+        true
+    }
 }
 
 pub struct Bench<E> {
@@ -72,6 +109,31 @@ impl<E: Executor> Bench<E> {
     pub fn log(&self) -> Vec<u8> {
         std::fs::read(self.path("log")).unwrap_or_default()
     }
+}
+
+impl<E: Subject> Bench<E> {
+    /// A file of the workspace, where the steps of the open session have it.
+    pub fn seen(&self, name: &str) -> PathBuf {
+        self.executor.seen(self.path("work")).join(name)
+    }
+
+    /// A word by which a process is found wherever it runs on this machine, when it is one of its
+    /// arguments: `sh -c SCRIPT WORD`. In a container it has another number than here.
+    pub fn mark(&self, what: &str) -> String {
+        mark_in(self.folder.path(), what)
+    }
+
+    /// The log is this line, if the executor speaks at all.
+    pub fn in_words(&self, log: &[u8], line: &str) {
+        if self.executor.speaks() {
+            assert_eq!(text(log), line);
+        }
+    }
+}
+
+pub fn mark_in(folder: &Path, what: &str) -> String {
+    let name = folder.file_name().expect("it has a name").to_string_lossy();
+    format!("{}-{what}", name.trim_start_matches('.'))
 }
 
 pub fn spec_in(folder: &Path) -> SessionSpec {
@@ -138,4 +200,59 @@ pub fn lives(pid: &str) -> bool {
         .ok()
         .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with('Z')))
         == Some(false)
+}
+
+/// Whether any process that bears this [`Bench::mark`] lives.
+pub fn runs(mark: &str) -> bool {
+    !marked(mark).is_empty()
+}
+
+/// All processes that bear it. A zombie has no arguments any more.
+pub fn marked(mark: &str) -> Vec<i32> {
+    let bears = |pid: &i32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == mark.as_bytes())
+    };
+    pids().filter(bears).collect()
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").expect("it is mounted").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The state of a process, and its parent.
+fn state(pid: i32) -> Option<(char, i32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Every living process below this one, in whatever namespace.
+pub fn below_me() -> Vec<i32> {
+    descendants().into_iter().filter(|(_, state)| *state != 'Z').map(|(pid, _)| pid).collect()
+}
+
+/// How many processes below this one have ended without being heard of. Not of Docker's own, which the
+/// daemon does not bury where it is process 1.
+pub fn n_zombies() -> usize {
+    let name = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let is_dockers =
+        |pid| ["docker", "containerd", "runc"].iter().any(|word| name(pid).starts_with(word));
+    let all = descendants();
+    all.iter().filter(|(pid, state)| *state == 'Z' && !is_dockers(*pid)).count()
+}
+
+fn descendants() -> Vec<(i32, char)> {
+    let all: Vec<_> = pids().filter_map(|pid| Some((pid, state(pid)?))).collect();
+    let mut found = vec![(std::process::id() as i32, 'R')];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at].0;
+        let children = all.iter().filter(|(_, (_, of))| *of == parent);
+        found.extend(children.map(|(pid, (state, _))| (*pid, *state)));
+        at += 1;
+    }
+    found.remove(0);
+    found
 }

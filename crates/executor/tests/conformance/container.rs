@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_executor::{
-    Bind, Container, Executor, HostExecutor, OpenError, Reach, Session, SessionNetwork, SessionSpec,
+    Bind, Container, Executor, HostExecutor, OpenError, Reach, Root, Session, SessionNetwork, SessionSpec,
 };
 use kiln_model::Exit;
 use kiln_stdx::overlay::Mount;
 
 use crate::bench::{Bench, Case, code, command, lives, secrets, sh, step, text};
 use crate::cases;
-use crate::host::{is_root, overlay};
+use crate::host::is_root;
+use crate::overlay::overlay;
 
 pub fn cases() -> Vec<Case<HostExecutor>> {
     cases![
@@ -73,13 +74,13 @@ pub async fn contained(
         std::fs::create_dir_all(bench.path(name)).unwrap();
     }
     let container = Container {
-        root: Mount {
+        root: Root::Layers(Mount {
             lowers: vec![image],
             upper: bench.path("root-upper"),
             work: bench.path("root-work"),
             at: bench.path("root"),
             user,
-        },
+        }),
         workspace: "/workspace".into(),
         binds: Vec::new(),
         user: String::new(),
@@ -280,8 +281,9 @@ async fn two_containers_do_not_see_one_another(bench: Bench<HostExecutor>) {
     for name in ["second-upper", "second-work"] {
         std::fs::create_dir(bench.path(name)).unwrap();
     }
-    container.root.upper = bench.path("second-upper");
-    container.root.work = bench.path("second-work");
+    let Root::Layers(root) = &mut container.root else { unreachable!("made so") };
+    root.upper = bench.path("second-upper");
+    root.work = bench.path("second-work");
     let mount = second.mount.as_mut().unwrap();
     for name in ["upper2", "work2"] {
         std::fs::create_dir(bench.path(name)).unwrap();

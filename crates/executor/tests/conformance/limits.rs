@@ -35,7 +35,7 @@ pub fn cases_of_host() -> Vec<Case<HostExecutor>> {
 const MEMORY: u64 = 64_000_000;
 
 /// Whether this machine lets us make groups for everything. The suite says so where it does not.
-fn has_groups() -> bool {
+pub fn has_groups() -> bool {
     let folder = tempfile::tempdir().unwrap();
     let held = try_limits(folder.path()).unwrap();
     let without: Vec<_> =

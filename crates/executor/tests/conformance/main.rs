@@ -5,9 +5,13 @@
 
 mod bench;
 mod container;
+mod docker;
+#[allow(dead_code, reason = "the stories use it too")]
 mod dockerd;
+mod docker_run;
 mod network;
 mod host;
+mod overlay;
 mod limits;
 mod sandbox;
 mod within;
@@ -19,15 +23,19 @@ mod visit;
 mod guest;
 
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kiln_executor::{Executor, HostExecutor, Spawner};
+use kiln_executor::{HostExecutor, Spawner};
 
-use bench::{Bench, Case, Running};
+use bench::{Bench, Case, Running, Subject, without};
+use docker::Docker;
+use docker_run::DockerRun;
 use dockerd::Dockerd;
 use host::is_root;
 use ssh::{Far, Tools};
+use suite::Owner;
 use within::{Kind, Within};
 
 /// No case waits so long for anything that happens.
@@ -42,8 +50,8 @@ fn main() -> ExitCode {
         .build()
         .expect("the runtime starts");
     let executor = HostExecutor::new(spawner);
-    if let Some(role) = host::Role::from_args(&args) {
-        return runtime.block_on(role.play(executor));
+    if let Some(code) = second(&runtime, &executor, &args) {
+        return code;
     }
     let rows = rows(&executor);
     if args.iter().any(|arg| arg == "--list") {
@@ -51,7 +59,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let code = run(&runtime, &rows, &args);
-    Dockerd::end_shared();
+    docker::end_shared();
     code
 }
 
@@ -61,19 +69,41 @@ struct Row {
     run: Box<dyn Fn() -> Running>,
 }
 
-/// What needs to know a step's process by its number: in a container that is another one.
-const BY_PID: &[&str] = &[
-    "who_ignores_term_is_killed",
-    "a_step_whose_caller_left_is_cancelled_by_the_next",
-    "daemons_are_killed_at_the_end",
-    "a_swarm_that_forks_is_killed",
-    "a_visit_whose_caller_left_is_ended_by_the_next",
-    "what_a_visit_left_ends_with_the_session",
-];
+/// What a process does that a case has started, for what cannot be tried in this one.
+fn second(
+    runtime: &tokio::runtime::Runtime,
+    host: &HostExecutor,
+    args: &[String],
+) -> Option<ExitCode> {
+    if let Some((owner, executor)) = Owner::from_args(args) {
+        return Some(runtime.block_on(async {
+            match executor[..] {
+                ["host"] => owner.play(host.clone()).await,
+                ["docker", socket, image] => owner.play(Docker::known(host, socket, image)).await,
+                ["far", folder] => owner.play(Far::known(host, folder)).await,
+                ref words => {
+                    let kind = Kind::from_words(words).expect("words of an executor");
+                    owner.play(Within { inner: host.clone(), kind }).await
+                }
+            }
+        }));
+    }
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        ["--hurried", folder] => {
+            Some(runtime.block_on(host::hurry(host.clone(), Path::new(folder))))
+        }
+        ["--nobody", folder] => {
+            Some(runtime.block_on(overlay::try_as_nobody(host.clone(), Path::new(folder))))
+        }
+        _ => None,
+    }
+}
 
 fn rows(host: &HostExecutor) -> Vec<Row> {
     let mut cases = general();
     cases.extend(host::cases());
+    cases.extend(overlay::cases());
     cases.extend(limits::cases_of_host());
     cases.extend(rest::cases());
     cases.extend(remount::cases());
@@ -92,42 +122,51 @@ fn rows(host: &HostExecutor) -> Vec<Row> {
             [("container", Kind::Container { user }), ("sandbox", Kind::Sandbox { user })]
         {
             let executor = Within { inner: host.clone(), kind };
-            let mut cases = general();
-            cases.retain(|case| !BY_PID.contains(&case.name));
-            rows.extend(of(&executor, &name(what), cases));
+            rows.extend(of(&executor, &name(what), general()));
         }
     }
     for (prefix, tools) in [
         ("ssh: ", Tools::Machines),
         ("ssh to bash: ", Tools::Bash),
         ("ssh to busybox: ", Tools::Busybox),
+        ("ssh to who greets: ", Tools::Greeting),
     ] {
         let Some(far) = Far::new(host, tools) else {
             println!("no sshd or no such shell here, so nothing is tried over `{prefix}`");
             continue;
         };
-        let mut cases = suite::cases();
-        cases.retain(|case| !ssh::FROM_OUTSIDE.contains(&case.name));
+        let mut cases = without(suite::cases(), ssh::OTHERWISE);
         cases.extend(ssh::cases());
         rows.extend(of(&far, prefix, cases));
+    }
+    if Dockerd::is_possible() {
+        rows.extend(of(&DockerRun::default(), "docker run: ", docker_run::cases()));
+        let docker = Docker::new(host);
+        rows.extend(of(&docker, "docker: ", without(general(), docker::OTHERWISE)));
+        rows.extend(of(&docker, "docker: ", docker::cases()));
+    } else {
+        println!("no dockerd here, so the table is not proven by plain `docker run`");
     }
     rows
 }
 
 /// What every executor promises.
-fn general<E: Executor>() -> Vec<Case<E>> {
+fn general<E: Subject>() -> Vec<Case<E>> {
     let mut cases = suite::cases();
     cases.extend(visit::cases());
     cases.extend(limits::cases());
     cases
 }
 
-fn of<E: Executor + Clone>(executor: &E, prefix: &str, cases: Vec<Case<E>>) -> Vec<Row> {
+fn of<E: Subject>(executor: &E, prefix: &str, cases: Vec<Case<E>>) -> Vec<Row> {
     let row = |case: Case<E>| {
         let executor = executor.clone();
         Row {
             name: format!("{prefix}{}", case.name),
-            run: Box::new(move || (case.run)(Bench::new(executor.clone()))),
+            run: Box::new(move || {
+                executor.begin();
+                (case.run)(Bench::new(executor.clone()))
+            }),
         }
     };
     cases.into_iter().map(row).collect()

@@ -4,14 +4,15 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_executor::{Executor, HostExecutor, Reach, Session, SessionNetwork, SessionSpec};
+use kiln_executor::{Executor, HostExecutor, Reach, Root, Session, SessionNetwork, SessionSpec};
 use kiln_model::Exit;
 use tokio::sync::watch;
 
 use crate::bench::{Bench, Case, command, lives, sh, step, text, until};
 use crate::cases;
 use crate::container::{contained, image};
-use crate::host::{is_root, overlay};
+use crate::host::is_root;
+use crate::overlay::overlay;
 
 pub fn cases() -> Vec<Case<HostExecutor>> {
     cases![
@@ -227,10 +228,11 @@ async fn beside(bench: &Bench<HostExecutor>, first: &SessionSpec) -> SessionSpec
     let container = spec.container.as_mut().unwrap();
     container.hostname = "db".to_owned();
     container.workspace = "/srv/new".into();
-    container.root.lowers = vec![image_once(bench)];
-    container.root.upper = bench.path("db-upper");
-    container.root.work = bench.path("db-work");
-    container.root.at = bench.path("db-root");
+    let Root::Layers(root) = &mut container.root else { unreachable!("made so") };
+    root.lowers = vec![image_once(bench)];
+    root.upper = bench.path("db-upper");
+    root.work = bench.path("db-work");
+    root.at = bench.path("db-root");
     spec
 }
 

@@ -9,7 +9,8 @@ use kiln_stdx::overlay::Mount;
 use crate::bench::{Bench, Case, sh, step, text};
 use crate::cases;
 use crate::container::{contained, image};
-use crate::host::{is_root, on, overlay};
+use crate::host::is_root;
+use crate::overlay::{on, overlay};
 use crate::within::sandbox;
 
 pub fn cases() -> Vec<Case<HostExecutor>> {

@@ -6,9 +6,11 @@ use std::time::Duration;
 use kiln_executor::{Executor, HostExecutor, OpenError, Session, SessionSpec};
 use kiln_model::{AttemptId, Exit, JobIndex, RunId};
 
-use crate::bench::{Bench, Case, lives, read_when_there, secrets, sh, step, text, until};
+use crate::bench::{Bench, Case, code, lives, read_when_there, secrets, sh, step, text, until};
 use crate::cases;
-use crate::host::{is_root, on, overlay};
+use crate::container::{contained, image};
+use crate::host::is_root;
+use crate::overlay::{on, overlay};
 
 pub fn cases() -> Vec<Case<HostExecutor>> {
     cases![
@@ -17,6 +19,8 @@ pub fn cases() -> Vec<Case<HostExecutor>> {
         a_session_without_a_mount_is_closed,
         a_renewal_on_other_layers_is_refused,
         a_resting_session_ends_with_its_owner,
+        a_container_that_was_left_as_it_was_serves_the_next_job,
+        what_a_job_leaves_in_a_container_is_nobody_elses,
     ]
 }
 
@@ -108,6 +112,48 @@ async fn a_resting_session_ends_with_its_owner(bench: Bench<HostExecutor>) {
     assert!(lives(&pid));
     drop(session);
     until("the session's process is gone", || !lives(&pid)).await;
+}
+
+async fn a_container_that_was_left_as_it_was_serves_the_next_job(bench: Bench<HostExecutor>) {
+    let Some(spec) = contained(&bench, image(&bench), !is_root()).await else { return };
+    let mut session = bench.executor.open(spec.clone()).await.unwrap();
+    let script = "cd /; ls / /dev /workspace > /dev/null; setsid sleep 1000 & echo $$ > /dev/null; cat /etc/hosts";
+    assert_eq!(step(&mut session, sh(script)).await, Ok(Exit::SUCCESS));
+    assert_eq!(session.rest().await, Ok(true));
+
+    let mut second = next(&bench, &spec);
+    (second.container, second.network) = (spec.container, spec.network);
+    second.env.insert("WHO".to_owned(), "second".to_owned());
+    session.renew(second).await.unwrap();
+    assert_eq!(step(&mut session, sh("echo $WHO in $PWD; ps | grep -c '[s]leep'")).await, Ok(code(1)));
+    assert_eq!(session.close().await, Ok(()));
+    let said = std::fs::read_to_string(bench.path("next.log")).unwrap();
+    assert_eq!(said, "second in /workspace\n0\n");
+}
+
+async fn what_a_job_leaves_in_a_container_is_nobody_elses(bench: Bench<HostExecutor>) {
+    let Some(spec) = contained(&bench, image(&bench), !is_root()).await else { return };
+    let leaves = [
+        "touch /left",
+        "touch /tmp/left",
+        "touch /etc/passwd",
+        "touch /dev/left",
+        "echo left > /dev/shm/left",
+        "mkdir /dev/shm/left; test -d /dev/shm/left",
+        "echo 127.0.0.9 left >> /etc/hosts",
+        "cat /etc/hosts > /tmp/hosts; cat /tmp/hosts > /etc/hosts",
+    ];
+    for script in leaves {
+        let tops = ["upper", "work-folder", "root-upper", "root-work"];
+        for name in tops.iter().chain(&["attempt"]) {
+            let _ = std::fs::remove_dir_all(bench.path(name));
+        }
+        tops.iter().for_each(|name| std::fs::create_dir_all(bench.path(name)).unwrap());
+        let mut session = bench.executor.open(spec.clone()).await.unwrap();
+        assert_eq!(step(&mut session, sh(script)).await, Ok(Exit::SUCCESS), "{script}");
+        assert_eq!(session.rest().await, Ok(false), "{script}");
+        assert_eq!(session.close().await, Ok(()));
+    }
 }
 
 fn pid_of_init(attempt_dir: &Path) -> String {

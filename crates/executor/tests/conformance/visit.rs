@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use kiln_executor::{Executor, Session, SessionSpec, StepCommand, StepError, Streams};
+use kiln_executor::{Session, SessionSpec, StepCommand, StepError, Streams};
 use kiln_model::Exit;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::sync::mpsc;
 
-use crate::bench::{Bench, Case, code, command, lives, read_when_there, sh, step, text};
+use crate::bench::{Bench, Case, Subject, code, command, runs, sh, step, text};
 use crate::cases;
 
-pub fn cases<E: Executor>() -> Vec<Case<E>> {
+pub fn cases<E: Subject>() -> Vec<Case<E>> {
     cases![
         a_visitor_sees_what_a_step_sees,
         the_streams_of_a_visit_stay_apart_and_whole,
@@ -70,7 +70,7 @@ async fn visit(session: &mut impl Session, command: StepCommand, input: Vec<u8>)
     Said { out: out.await.unwrap(), error: error.await.unwrap(), exit }
 }
 
-async fn a_visitor_sees_what_a_step_sees<E: Executor>(bench: Bench<E>) {
+async fn a_visitor_sees_what_a_step_sees<E: Subject>(bench: Bench<E>) {
     std::fs::create_dir(bench.path("work/sub")).unwrap();
     // A container has a home also when it is not told of one.
     let home = |spec: &mut SessionSpec| drop(spec.env.insert("HOME".into(), "/home".into()));
@@ -92,7 +92,7 @@ async fn a_visitor_sees_what_a_step_sees<E: Executor>(bench: Bench<E>) {
     assert_eq!(text(&bench.log()), "");
 }
 
-async fn the_streams_of_a_visit_stay_apart_and_whole<E: Executor>(bench: Bench<E>) {
+async fn the_streams_of_a_visit_stay_apart_and_whole<E: Subject>(bench: Bench<E>) {
     let mut session = bench.open().await;
     let bytes: Vec<u8> =
         (0..10_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
@@ -102,7 +102,7 @@ async fn the_streams_of_a_visit_stay_apart_and_whole<E: Executor>(bench: Bench<E
     session.close().await.unwrap();
 }
 
-async fn a_visit_ends_as_its_command_does<E: Executor>(bench: Bench<E>) {
+async fn a_visit_ends_as_its_command_does<E: Subject>(bench: Bench<E>) {
     let mut session = bench.open().await;
     for n in [0, 1, 42, 130, 255] {
         let said = visit(&mut session, sh(&format!("exit {n}")), Vec::new()).await;
@@ -119,7 +119,7 @@ async fn a_visit_ends_as_its_command_does<E: Executor>(bench: Bench<E>) {
     assert_eq!(said.exit, Err(StepError::Closed));
 }
 
-async fn a_command_that_is_not_there_is_named_to_its_caller<E: Executor>(bench: Bench<E>) {
+async fn a_command_that_is_not_there_is_named_to_its_caller<E: Subject>(bench: Bench<E>) {
     let mut session = bench.open().await;
     let said = visit(&mut session, command(["no-such-program"]), Vec::new()).await;
     assert_eq!(said.exit, Ok(code(127)));
@@ -168,7 +168,7 @@ async fn at_terminal<S: Session, T: Send + 'static>(
     (exit, person.await.unwrap())
 }
 
-async fn a_terminal_controls_its_command<E: Executor>(bench: Bench<E>) {
+async fn a_terminal_controls_its_command<E: Subject>(bench: Bench<E>) {
     let mut session = bench.open().await;
     // Ctrl-C reaches what is in the foreground, by way of the controlling terminal.
     let script = "trap 'echo heard; exit 7' INT; test -t 0 && test -t 1 && test -t 2 && \
@@ -186,7 +186,7 @@ async fn a_terminal_controls_its_command<E: Executor>(bench: Bench<E>) {
     session.close().await.unwrap();
 }
 
-async fn a_terminal_has_the_size_that_it_is_given<E: Executor>(bench: Bench<E>) {
+async fn a_terminal_has_the_size_that_it_is_given<E: Subject>(bench: Bench<E>) {
     let mut session = bench.open().await;
     let script = "trap 'stty size; exit 0' WINCH; stty size; while :; do read line; done";
     let (exit, _) = at_terminal(&mut session, script, |mut outer| {
@@ -201,7 +201,7 @@ async fn a_terminal_has_the_size_that_it_is_given<E: Executor>(bench: Bench<E>) 
     session.close().await.unwrap();
 }
 
-async fn a_terminal_that_goes_away_ends_its_command<E: Executor>(bench: Bench<E>) {
+async fn a_terminal_that_goes_away_ends_its_command<E: Subject>(bench: Bench<E>) {
     let mut session = bench.open().await;
     let (exit, ()) = at_terminal(&mut session, "echo here; cat", |mut outer| {
         until_said(&mut outer, "here");
@@ -211,7 +211,7 @@ async fn a_terminal_that_goes_away_ends_its_command<E: Executor>(bench: Bench<E>
     session.close().await.unwrap();
 }
 
-async fn signals_are_passed_on<E: Executor>(bench: Bench<E>) {
+async fn signals_are_passed_on<E: Subject>(bench: Bench<E>) {
     let mut session = bench.open().await;
     let (sender, mut signals) = mpsc::unbounded_channel();
     let (mut out, stdout) = pipe();
@@ -233,33 +233,37 @@ async fn signals_are_passed_on<E: Executor>(bench: Bench<E>) {
     session.close().await.unwrap();
 }
 
-async fn a_visit_whose_caller_left_is_ended_by_the_next<E: Executor>(bench: Bench<E>) {
+async fn a_visit_whose_caller_left_is_ended_by_the_next<E: Subject>(bench: Bench<E>) {
     let mut session = bench.open().await;
     let (mut out, stdout) = pipe();
     let (_, stderr) = pipe();
     let (stdin, _typed) = rustix::pipe::pipe().unwrap();
     let ready = tokio::task::spawn_blocking(move || until_said(&mut out, "ready"));
     let streams = Streams::Plain([stdin, stdout, stderr]);
-    let shell = sh("echo $$ > pid; echo ready; exec sleep 1000");
+    let mark = bench.mark("visitor");
+    let shell = command(["sh", "-c", "echo ready; while :; do sleep 1; done", &mark]);
     let mut log = quiet();
     tokio::select! {
         exit = session.visit(shell, streams, &mut log) => panic!("it ended by itself: {exit:?}"),
         _ = ready => {}
     }
-    let pid = read_when_there(&bench.path("work/pid")).await;
-    assert!(lives(&pid));
+    assert!(runs(&mark));
     let said = visit(&mut session, sh("echo next"), Vec::new()).await;
     assert_eq!((text(&said.out).as_str(), said.exit), ("next\n", Ok(Exit::SUCCESS)));
-    assert!(!lives(&pid));
+    assert!(!runs(&mark));
     session.close().await.unwrap();
 }
 
-async fn what_a_visit_left_ends_with_the_session<E: Executor>(bench: Bench<E>) {
+async fn what_a_visit_left_ends_with_the_session<E: Subject>(bench: Bench<E>) {
     let mut session = bench.open_with(|spec| spec.grace = std::time::Duration::ZERO).await;
-    let script = "setsid sleep 1000 > /dev/null 2>&1 < /dev/null & echo $!";
-    let said = visit(&mut session, sh(script), Vec::new()).await;
-    let pid = text(&said.out).trim().to_owned();
-    assert!(lives(&pid));
+    let mark = bench.mark("left");
+    let script = format!(
+        "setsid sh -c 'echo > left; while :; do sleep 1; done' {mark} > /dev/null 2>&1 < /dev/null & \
+         while [ ! -e left ]; do sleep 0.01; done"
+    );
+    let said = visit(&mut session, sh(&script), Vec::new()).await;
+    assert_eq!(said.exit, Ok(Exit::SUCCESS));
+    assert!(runs(&mark));
     session.close().await.unwrap();
-    assert!(!lives(&pid));
+    assert!(!runs(&mark));
 }

@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use kiln_executor::{
-    Attached, Bind, Container, Executor, HostExecutor, HostSession, OpenError, Sandbox, SessionSpec,
+    Attached, Bind, Container, Executor, HostExecutor, HostSession, OpenError, Root, Sandbox,
+    SessionSpec,
 };
 use kiln_model::AttemptId;
 use kiln_stdx::overlay::Mount;
+
+use crate::bench::Subject;
 
 /// Around every session.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +51,28 @@ impl Executor for Within {
     }
 }
 
+impl Subject for Within {
+    fn words(&self) -> Vec<String> {
+        let (word, user) = match self.kind {
+            Kind::Container { user } => ("container", user),
+            Kind::Sandbox { user } => ("sandbox", user),
+        };
+        [word, if user { "user" } else { "root" }].map(str::to_owned).to_vec()
+    }
+}
+
+impl Kind {
+    /// Reads [`Subject::words`].
+    pub fn from_words(words: &[&str]) -> Option<Self> {
+        let user = words.get(1) == Some(&"user");
+        match *words.first()? {
+            "container" => Some(Self::Container { user }),
+            "sandbox" => Some(Self::Sandbox { user }),
+            _ => None,
+        }
+    }
+}
+
 fn container(folder: &Path, spec: &SessionSpec, user: bool) -> Container {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let own = folder.join(format!("container-{}", COUNTER.fetch_add(1, Ordering::Relaxed)));
@@ -61,13 +86,13 @@ fn container(folder: &Path, spec: &SessionSpec, user: bool) -> Container {
         .collect();
     binds.push(Bind { from: folder.to_owned(), to: folder.to_owned(), writable: true });
     Container {
-        root: Mount {
+        root: Root::Layers(Mount {
             lowers: vec![own.join("image")],
             upper: own.join("upper"),
             work: own.join("work"),
             at: own.join("at"),
             user,
-        },
+        }),
         workspace: spec.directory.clone(),
         binds,
         user: String::new(),

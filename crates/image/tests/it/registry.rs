@@ -26,6 +26,12 @@ struct Behaviour {
     /// Who has no token gets none.
     token: Option<&'static str>,
     knows_ranges: bool,
+    /// Instead of any manifest.
+    refuses: Option<(u16, &'static str)>,
+    /// Manifests have no end.
+    endless: bool,
+    /// Where it sends who asks for a blob.
+    blobs_at: Option<&'static str>,
 }
 
 #[derive(Clone)]
@@ -121,6 +127,14 @@ async fn manifest(
     if !registry.allows(&headers) {
         return registry.challenge();
     }
+    if let Some((status, body)) = registry.behaviour.lock().unwrap().refuses {
+        return Response::builder().status(status).body(body.into()).unwrap();
+    }
+    if registry.behaviour.lock().unwrap().endless {
+        let spaces = || Ok::<_, std::io::Error>(vec![b' '; 1 << 16]);
+        let without_end = futures_util::stream::repeat_with(spaces);
+        return Response::new(Body::from_stream(without_end));
+    }
     let found = registry.behaviour.lock().unwrap().manifests.get(&at).cloned();
     let kind = "application/vnd.oci.image.manifest.v1+json";
     found.map_or_else(
@@ -139,6 +153,9 @@ async fn blob(
     }
     registry.n_blobs.fetch_add(1, Ordering::SeqCst);
     let behaviour = registry.behaviour.lock().unwrap();
+    if let Some(at) = behaviour.blobs_at {
+        return answer(StatusCode::TEMPORARY_REDIRECT, header::LOCATION, at, Vec::new());
+    }
     let Some(bytes) = behaviour.blobs.get(&digest).cloned() else { return missing("BLOB_UNKNOWN") };
     let range = headers.get(header::RANGE).and_then(|range| {
         range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()
@@ -277,6 +294,52 @@ async fn no_registry_and_no_image_are_told_apart() {
     let away = pull(&machine, "127.0.0.1:1/app:v1", Policy::Missing).await.unwrap_err();
     assert!(matches!(away, ImageError::Away { .. }), "{away:?}");
     assert!(away.to_string().contains("refused"), "{away}");
+}
+
+#[tokio::test]
+async fn each_refusal_of_a_registry_is_told_in_words() {
+    let sample = Sample::new(&[&layer(9)]);
+    let registry = Registry::with(&sample).await;
+    let machine = machine(Registries::default());
+    let often =
+        r#"{"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down", "detail": {}}]}"#;
+    for (status, body, words) in [
+        (401, "", "wants to know who asks; log in with `docker login"),
+        (403, "<html>", "status 403; log in with"),
+        (404, "<html>", "none of that name"),
+        (429, often, "asked too often (slow down)"),
+        (500, "<html>", "cannot be reached"),
+        (200, "<html>", "damaged or hostile"),
+    ] {
+        registry.behaviour.lock().unwrap().refuses = Some((status, body));
+        let name = format!("{}/app:v1", registry.host);
+        let error = pull(&machine, &name, Policy::Missing).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{status}: {error}");
+    }
+    assert!(machine.kept.0.lock().unwrap().is_empty());
+}
+
+/// A manifest of a gigabyte is not waited for, and not in memory.
+#[tokio::test]
+async fn a_manifest_without_end_is_refused_at_its_bound() {
+    let sample = Sample::new(&[&layer(11)]);
+    let registry = Registry::with(&sample).await;
+    registry.behaviour.lock().unwrap().endless = true;
+    let machine = machine(Registries::default());
+    let name = format!("{}/app:v1", registry.host);
+    let error = pull(&machine, &name, Policy::Missing).await.unwrap_err().to_string();
+    assert!(error.contains("its manifest is too large"), "{error}");
+}
+
+#[tokio::test]
+async fn a_registry_cannot_send_us_to_a_file() {
+    let sample = Sample::new(&[&layer(10)]);
+    let registry = Registry::with(&sample).await;
+    registry.behaviour.lock().unwrap().blobs_at = Some("file:///etc/passwd");
+    let machine = machine(Registries::default());
+    let error = pull(&machine, &format!("{}/app:v1", registry.host), Policy::Missing).await;
+    assert!(matches!(error, Err(ImageError::Away { .. })), "{error:?}");
+    assert!(machine.kept.0.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

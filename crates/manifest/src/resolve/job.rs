@@ -4,7 +4,7 @@ use kiln_model::JobName;
 use kiln_model::limit::{COMMAND_BYTES_MAX, JOB_STEPS_MAX, JOB_TIMEOUT};
 use kiln_model::pattern::Glob;
 use kiln_model::plan::{
-    ArtifactRule, Command, ExecutorKind, Job, Lock, Retry, Service, Step, View,
+    ArtifactRule, Command, Job, Lock, Retry, Service, Step, View,
 };
 
 use super::cache;
@@ -77,13 +77,6 @@ fn ineffective(job: &written::Job, complaints: &mut Complaints) {
     if let (Some(_), Some(service)) = (&job.ssh, job.services.first()) {
         let message = "a job with `ssh` runs on another machine: it has no `services`";
         complaints.error(service.name.span.clone(), message, "remove `services`, or `ssh`");
-    }
-    let docker = job.surroundings.executor.as_ref();
-    if let Some(at) = docker.filter(|at| at.value == ExecutorKind::Docker) {
-        let message =
-            "a job with `executor: docker` fails in this version, which cannot run it yet";
-        let help = "`executor: oci` runs the same image, without Docker";
-        complaints.warning(at.span.clone(), message, help);
     }
     if job.approve.is_some() {
         let message =
@@ -206,6 +199,7 @@ fn services(
             ready: service.ready.as_ref().map(|ready| filler.fill(ready, complaints)),
             ready_timeout: service.ready_timeout,
             command,
+            limits: service.limits,
         };
         services.insert(service.name.value.clone(), made);
     }

@@ -84,7 +84,9 @@ fn together(job: &written::Job, complaints: &mut Complaints) {
             error(span, message, "add an `image`, or remove it");
         }
     }
+    // Beside services it is in their network, also without a sandbox.
     let open = written.sandbox.as_ref().filter(|sandbox| !sandbox.value);
+    let open = open.filter(|_| job.services.is_empty());
     match (&written.network, open) {
         (Some(network), Some(_)) if !has_image && network.value != Network::Host => {
             let message = format!(

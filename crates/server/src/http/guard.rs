@@ -37,7 +37,8 @@ impl Hosts {
         Self { names: known.into_iter().chain([ip]).chain(more).collect(), port: address.port() }
     }
 
-    /// `localhost:7411`. Without a port only where a proxy may have taken it.
+    /// `localhost:7411`. Without a port only where a proxy may have taken it; with another one when it was
+    /// named with that.
     fn knows(&self, authority: &str) -> bool {
         let authority = authority.to_ascii_lowercase();
         let (name, port) = match authority.rsplit_once(':') {
@@ -47,7 +48,7 @@ impl Hosts {
         let port_fits = port.is_none_or(|port| {
             port.parse().is_ok_and(|port: u16| port == self.port || port == 80 || port == 443)
         });
-        port_fits && self.names.iter().any(|known| known == name)
+        self.names.iter().any(|known| (port_fits && known == name) || *known == authority)
     }
 }
 
@@ -154,18 +155,18 @@ mod tests {
     use super::*;
 
     fn hosts() -> Hosts {
-        Hosts::new("127.0.0.1:7411".parse().unwrap(), &["ci.example.org".to_owned()])
+        Hosts::new("127.0.0.1:7411".parse().unwrap(), &["ci.example.org", "ci.lan:8443"].map(str::to_owned))
     }
 
     #[test]
     fn only_our_names_are_answered() {
         for ours in
-            ["localhost:7411", "LOCALHOST", "127.0.0.1:7411", "[::1]:7411", "ci.example.org"]
+            ["localhost:7411", "LOCALHOST", "127.0.0.1:7411", "[::1]:7411", "ci.example.org", "CI.lan:8443"]
         {
             assert!(hosts().knows(ours), "{ours}");
         }
         for theirs in
-            ["evil.example", "localhost.evil.example", "127.0.0.1:9", "", "[::1", "0.0.0.0"]
+            ["evil.example", "localhost.evil.example", "127.0.0.1:9", "ci.lan", "", "[::1", "0.0.0.0"]
         {
             assert!(!hosts().knows(theirs), "{theirs}");
         }

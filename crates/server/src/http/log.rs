@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kiln_api::user::{LogHit, LogLine, LogWindow};
 use kiln_model::{AttemptId, JobState};
+use kiln_store::log::Logs;
 use serde::Deserialize;
 
 use super::Error;
@@ -22,9 +23,23 @@ const LINE_BYTES_MAX: usize = 16 << 10;
 /// Found lines of one search.
 const HITS: u32 = 1_000;
 
-/// An attempt whose log is asked for.
+/// Whose log a path names.
+#[derive(Deserialize)]
+pub struct Of {
+    project: String,
+    number: String,
+    job: String,
+    /// Of this service of the job, and not of the job itself.
+    #[serde(default)]
+    service: Option<String>,
+}
+
+/// An attempt whose log, or a service's of which, is asked for.
 pub struct Target {
     pub id: AttemptId,
+    pub service: Option<String>,
+    /// Where it is read.
+    pub logs: Logs,
     /// No more bytes will come.
     pub is_over: bool,
     /// There was one, and it is gone.
@@ -35,11 +50,8 @@ pub struct Target {
 
 /// The attempt of a job that is asked for; without a number, its newest. A job that has none yet
 /// has an empty log that may still come.
-pub async fn target(
-    app: &App,
-    (project, number, job): &(String, String, String),
-    attempt: Option<u32>,
-) -> Result<Target, Error> {
+pub async fn target(app: &App, of: Of, attempt: Option<u32>) -> Result<Target, Error> {
+    let Of { project, number, job, service } = &of;
     let row = extract::run(app, project, number).await?;
     let job_index = ask::job_of(app, &row, job).await?;
     let (_, run) = app.runs.view(row.id).await?;
@@ -51,13 +63,31 @@ pub async fn target(
     }
     let found = folded.attempts.iter().find(|attempt| attempt.id.attempt == wanted);
     let state: JobState = found.map_or(folded.state, |attempt| attempt.state);
-    Ok(Target {
-        id: AttemptId { run: row.id, job: job_index, attempt: wanted },
+    let name = format!("{}-{}-{job}", row.project_name, row.number);
+    let id = AttemptId { run: row.id, job: job_index, attempt: wanted };
+    let mut target = Target {
+        id,
+        service: None,
+        logs: app.runs.logs().clone(),
         is_over: state.is_over(),
         is_collected: found
             .is_some_and(|found| view::log_is_collected(&app.runs, found, state.is_over())),
-        file_name: format!("{}-{}-{job}.log", row.project_name, row.number),
-    })
+        file_name: format!("{name}.log"),
+    };
+    if let Some(service) = service {
+        let planned = run.plan.as_ref().map(|plan| &plan.job(job_index).services);
+        if !planned.is_some_and(|services| services.contains_key(service)) {
+            return Err(Error::not_found("service"));
+        }
+        target.logs = target.logs.of_service(service);
+        let known = found.and_then(|found| found.services.get(service));
+        let has_log = known.is_some_and(|known| known.log_bytes > 0);
+        target.is_collected = target.is_over && has_log && !target.logs.is_there(id);
+        target.is_over |= known.is_some_and(|known| known.end.is_some());
+        target.file_name = format!("{name}-{service}.log");
+        target.service = Some(service.clone());
+    }
+    Ok(target)
 }
 
 impl Target {
@@ -83,15 +113,15 @@ pub struct Whole {
 /// The log as the steps wrote it, byte for byte. `Range` gives a part; a log that still grows is
 /// sent as far as it has come. `download` asks for a file.
 ///
-/// Errors: `job_not_found`, `attempt_not_found`, `log_collected`.
+/// Errors: `job_not_found`, `attempt_not_found`, `service_not_found`, `log_collected`.
 pub async fn whole(
     State(app): State<App>,
-    At(of): At<(String, String, String)>,
+    At(of): At<Of>,
     Asked(asked): Asked<Whole>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let target = target(&app, &of, asked.attempt).await?.there()?;
-    let logs = app.runs.logs().clone();
+    let target = target(&app, of, asked.attempt).await?.there()?;
+    let logs = target.logs.clone();
     let n_bytes = logs.len(target.id)?;
     let part = file::part(&headers, n_bytes, None);
     let (status, mut answer, range) = file::head(&part, n_bytes);
@@ -121,11 +151,11 @@ pub struct Lines {
 /// Errors: `job_not_found`, `attempt_not_found`, `log_collected`.
 pub async fn lines(
     State(app): State<App>,
-    At(of): At<(String, String, String)>,
+    At(of): At<Of>,
     Asked(asked): Asked<Lines>,
 ) -> Result<Json<LogWindow>, Error> {
-    let target = target(&app, &of, asked.attempt).await?.there()?;
-    let (logs, n) = (app.runs.logs().clone(), asked.n.unwrap_or(LINES).min(LINES_MAX));
+    let target = target(&app, of, asked.attempt).await?.there()?;
+    let (logs, n) = (target.logs, asked.n.unwrap_or(LINES).min(LINES_MAX));
     let window = blocking(move || logs.lines(target.id, asked.from, n, LINE_BYTES_MAX)).await?;
     let ends = window.starts.iter().copied().skip(1).chain([window.end]);
     let spans = window.starts.iter().copied().zip(ends);
@@ -162,11 +192,11 @@ pub struct Search {
 /// Errors: `job_not_found`, `attempt_not_found`, `log_collected`.
 pub async fn search(
     State(app): State<App>,
-    At(of): At<(String, String, String)>,
+    At(of): At<Of>,
     Asked(asked): Asked<Search>,
 ) -> Result<Json<Vec<LogHit>>, Error> {
-    let target = target(&app, &of, asked.attempt).await?.there()?;
-    let (logs, limit) = (app.runs.logs().clone(), asked.limit.unwrap_or(HITS).min(HITS));
+    let target = target(&app, of, asked.attempt).await?.there()?;
+    let (logs, limit) = (target.logs, asked.limit.unwrap_or(HITS).min(HITS));
     let hits = blocking(move || logs.search(target.id, &asked.q, asked.from, limit)).await?;
     Ok(Json(hits.into_iter().map(|(line, offset)| LogHit { line, offset }).collect()))
 }

@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use kiln_model::AttemptId;
+use kiln_store::log::Logs;
 use serde::Deserialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -36,17 +37,19 @@ pub struct Where {
 /// Errors: `job_not_found`, `attempt_not_found`.
 pub async fn stream(
     State(app): State<App>,
-    At(of): At<(String, String, String)>,
+    At(of): At<log::Of>,
     Asked(asked): Asked<Where>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     // Heard from now on, looked at after: what happens in between is not missed.
     let news = app.runs.news();
-    let target = log::target(&app, &of, asked.attempt).await?;
+    let target = log::target(&app, of, asked.attempt).await?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let follow = Follow {
         at: last.or(asked.from).unwrap_or(0),
         attempt: target.id,
+        service: target.service,
+        logs: target.logs,
         is_over: target.is_over,
         has_ended: false,
         news,
@@ -60,6 +63,9 @@ pub async fn stream(
 struct Follow {
     app: App,
     attempt: AttemptId,
+    /// Whose log it is, if not the attempt's own.
+    service: Option<String>,
+    logs: Logs,
     /// Bytes sent so far.
     at: u64,
     /// No more will be written. Known before the file is read for the last time.
@@ -107,7 +113,7 @@ impl Follow {
     /// A log that grows is in the page cache, and a read of that is quicker than to ask another
     /// thread for it. One that is over may have to be unpacked.
     async fn read(&self) -> std::io::Result<Vec<u8>> {
-        let (logs, attempt, at) = (self.app.runs.logs(), self.attempt, self.at);
+        let (logs, attempt, at) = (&self.logs, self.attempt, self.at);
         if !self.is_over {
             return logs.read(attempt, at, CHUNK_BYTES);
         }
@@ -121,7 +127,9 @@ impl Follow {
     async fn hear(&mut self) -> bool {
         loop {
             match self.news.recv().await {
-                Ok(News::Log { attempt, n_bytes }) if attempt == self.attempt => {
+                Ok(News::Log { attempt, service, n_bytes })
+                    if attempt == self.attempt && service == self.service =>
+                {
                     if n_bytes > self.at {
                         return true;
                     }
@@ -158,7 +166,10 @@ impl Follow {
         self.is_over = job.is_none_or(|job| {
             let mut attempts = job.attempts.iter();
             let attempt = attempts.find(|attempt| attempt.id == self.attempt);
-            attempt.map_or(job.state, |attempt| attempt.state).is_over()
+            let service = self.service.as_ref().zip(attempt);
+            let service = service.and_then(|(name, attempt)| attempt.services.get(name));
+            service.is_some_and(|service| service.end.is_some())
+                || attempt.map_or(job.state, |attempt| attempt.state).is_over()
         });
     }
 }

@@ -78,6 +78,10 @@ fn one_run() -> Router<App> {
         .route("/jobs/{job}/log/lines", get(log::lines))
         .route("/jobs/{job}/log/search", get(log::search))
         .route("/jobs/{job}/log/stream", get(log_stream::stream))
+        .route("/jobs/{job}/services/{service}/log", get(log::whole))
+        .route("/jobs/{job}/services/{service}/log/lines", get(log::lines))
+        .route("/jobs/{job}/services/{service}/log/search", get(log::search))
+        .route("/jobs/{job}/services/{service}/log/stream", get(log_stream::stream))
 }
 
 /// Machines get JSON, people a page.

@@ -12,7 +12,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Mutex;
 
-use kiln_api::agent::{Found, Keyed, LeaseError, Taken};
+use kiln_api::agent::{Found, JobSource, Keyed, LeaseError, Taken};
 use kiln_engine::run::{Action, Cause};
 use kiln_model::artifact::Artifact;
 use kiln_model::layer::Digest;
@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use super::earlier::Gave;
 use super::live::Live;
 use super::source::lease_error;
-use super::{ApplyError, News, Runs, attempt_of, lock};
+use super::{ApplyError, Runs, attempt_of, lock};
 use crate::report;
 
 /// Attempts that are being run, with the keys of their results.

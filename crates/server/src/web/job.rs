@@ -4,9 +4,9 @@ use askama::Template;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use kiln_api::user::{ArtifactRow, Attempt, JobDetail, Run, Step, Why};
+use kiln_api::user::{ArtifactRow, Attempt, JobDetail, Run, Service, Step, Why};
 use kiln_model::artifact::Artifact;
-use kiln_model::{AttemptId, JobIndex, JobState};
+use kiln_model::{AttemptId, JobIndex, JobState, ServiceState};
 use kiln_stdx::Timestamp;
 use serde::Deserialize;
 
@@ -25,6 +25,8 @@ const WARNINGS_OPEN: usize = 3;
 #[derive(Debug, Default, Deserialize)]
 pub struct Asked {
     attempt: Option<u32>,
+    /// Whose log is shown; the job's own when absent.
+    service: Option<String>,
 }
 
 #[derive(Template)]
@@ -35,6 +37,8 @@ struct JobPage<'a> {
     detail: &'a JobDetail,
     /// The attempt that is shown; none has been made yet when absent.
     attempt: Option<&'a Attempt>,
+    /// The service of it whose log is shown.
+    service: Option<&'a Service>,
     why: &'a Why,
     tail: Tail,
     shelf: Option<Shelf>,
@@ -63,11 +67,22 @@ pub async fn show(
             Some(found.ok_or_else(|| missing(&format!("attempt {n} of “{job}”")))?)
         }
     };
+    let service = match (attempt, &asked.service) {
+        (Some(attempt), Some(name)) => {
+            let found = attempt.services.iter().find(|service| service.service == *name);
+            Some(found.ok_or_else(|| missing(&format!("service “{name}” of “{job}”")))?)
+        }
+        _ => None,
+    };
     let tail = match attempt {
         None => Tail::default(),
         Some(attempt) => {
             let id = AttemptId { run: row.id, job: index, attempt: attempt.attempt };
-            let (logs, steps) = (app.runs.logs().clone(), attempt.steps.clone());
+            let logs = app.runs.logs();
+            let (logs, steps) = match service {
+                None => (logs.clone(), attempt.steps.clone()),
+                Some(service) => (logs.of_service(&service.service), Vec::new()),
+            };
             tokio::task::spawn_blocking(move || log::tail(&logs, id, &steps))
                 .await
                 .map_err(|error| PageError::Ours(error.to_string()))?
@@ -78,14 +93,15 @@ pub async fn show(
         at.checked_sub(1).map(|before| whole.jobs[before].job.as_str()),
         whole.jobs.get(at + 1).map(|after| after.job.as_str()),
     );
-    let page = build(&whole.run, &detail, attempt, &why, tail, around, app.clock.now());
+    let shown = (attempt, service);
+    let page = build(&whole.run, &detail, shown, &why, tail, around, app.clock.now());
     Ok(page::send(StatusCode::OK, &page))
 }
 
 fn build<'a>(
     run: &'a Run,
     detail: &'a JobDetail,
-    attempt: Option<&'a Attempt>,
+    (attempt, service): (Option<&'a Attempt>, Option<&'a Service>),
     why: &'a Why,
     tail: Tail,
     around: (Option<&'a str>, Option<&'a str>),
@@ -107,13 +123,33 @@ fn build<'a>(
         .map(|attempt| attempt.artifacts.iter().map(|artifact| row(attempt, artifact)).collect())
         .unwrap_or_default();
     let shelf = Shelf::of_attempt(run, &rows);
-    let mut page = JobPage { frame, run, detail, attempt, why, tail, shelf, around };
+    let mut page = JobPage { frame, run, detail, attempt, service, why, tail, shelf, around };
     page.frame.state = Some(page.state().as_str());
     page
 }
 
 /// Steps that took less processor time say nothing of it: most are such, and nobody asks.
 const USED_SHOWN_US: u64 = 50_000;
+
+/// A service's state as the mark of a job's.
+fn mark(service: &Service) -> &'static str {
+    match service.state {
+        ServiceState::Starting => "running",
+        ServiceState::Stopped if service.ready_at.is_none() => "cancelled",
+        ServiceState::Ready | ServiceState::Stopped => "success",
+        ServiceState::Ended => "warning",
+        ServiceState::Failed => "failed",
+    }
+}
+
+/// What has become of a service, in a few words.
+fn so_far(service: &Service) -> String {
+    let after = service.ready_at.map(|at| show::length(at.since(service.started_at)));
+    match (service.state, after) {
+        (ServiceState::Ready, Some(after)) => format!("ready after {after}"),
+        (state, _) => state.to_string(),
+    }
+}
 
 /// What a step used: in a few words, and all of it.
 fn used(step: &Step) -> Option<(String, String)> {
@@ -125,6 +161,12 @@ fn used(step: &Step) -> Option<(String, String)> {
 /// Something that an attempt had was collected.
 fn gone(attempt: &Attempt, what: &str) -> bool {
     attempt.collected.iter().any(|collected| collected == what)
+}
+
+/// A person's shell reaches its files: those that it left, and while it runs those on its agent's machine.
+fn can_be_entered(attempt: &Attempt) -> bool {
+    let is_far = attempt.surroundings.as_ref().is_some_and(|around| around.host.is_some());
+    attempt.state.is_over() || !is_far
 }
 
 impl JobPage<'_> {
@@ -153,7 +195,29 @@ impl JobPage<'_> {
     }
 
     fn log_link(&self) -> String {
-        format!("{}/log", link::api_job(&self.run.project, self.run.number, &self.detail.row.job))
+        let job = link::api_job(&self.run.project, self.run.number, &self.detail.row.job);
+        match self.service {
+            None => format!("{job}/log"),
+            Some(service) => format!("{job}/services/{}/log", show::segment(&service.service)),
+        }
+    }
+
+    /// What else than the job's own log can be shown.
+    fn services(&self) -> &[Service] {
+        self.attempt.map(|attempt| attempt.services.as_slice()).unwrap_or_default()
+    }
+
+    fn is_shown(&self, service: &Service) -> bool {
+        self.service.is_some_and(|shown| shown.service == service.service)
+    }
+
+    /// Where the log of a service, or without one of the job, is shown.
+    fn shown_at(&self, service: Option<&Service>) -> String {
+        let attempt = self.attempt.filter(|attempt| self.is_old(attempt));
+        let attempt = attempt.map(|attempt| format!("attempt={}", attempt.attempt));
+        let service = service.map(|service| format!("service={}", show::segment(&service.service)));
+        let asked: Vec<String> = attempt.into_iter().chain(service).collect();
+        format!("?{}", asked.join("&"))
     }
 
     /// The job can be done again from a step that the last attempt found its files kept for.
@@ -176,6 +240,9 @@ impl JobPage<'_> {
 
     /// Where the log shows a step, as the number of its first line from 1.
     fn step_line(&self, step: &Step) -> Option<u64> {
+        if self.service.is_some() {
+            return None;
+        }
         let lines = &self.tail.step_lines;
         lines.get(step.step as usize).copied().flatten().map(|line| line + 1)
     }
@@ -205,7 +272,7 @@ mod tests {
         };
         let why = sample::why();
         let attempt = detail.attempts.last();
-        build(&run, &detail, attempt, &why, tail, (Some("lint"), None), sample::NOW)
+        build(&run, &detail, (attempt, None), &why, tail, (Some("lint"), None), sample::NOW)
             .render()
             .unwrap()
     }
@@ -233,7 +300,8 @@ mod tests {
         let why = sample::why();
         let attempt = detail.attempts.last();
         let around = (None, None);
-        let page = build(&run, &detail, attempt, &why, Tail::default(), around, sample::NOW);
+        let shown = (attempt, None);
+        let page = build(&run, &detail, shown, &why, Tail::default(), around, sample::NOW);
         assert_eq!(run.state.as_str(), "success");
         assert!(page.render().unwrap().contains("<title>lost · "));
     }

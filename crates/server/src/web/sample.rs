@@ -171,6 +171,8 @@ pub fn job() -> JobDetail {
         started_at: Some(ago(578)),
         finished_at: Some(ago(520)),
         log_bytes: 99,
+        surroundings: None,
+        services: Vec::new(),
         steps: vec![
             step(0, "cargo build", JobState::Success, Some(Exit::SUCCESS)),
             step(1, "cargo test", JobState::Failed, Some(Exit::Code { code: 101 })),

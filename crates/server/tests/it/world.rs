@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_api::agent::{AgentInfo, Assignment, JobResult, JobSource};
-use kiln_model::{LeaseId, Outcome};
+use kiln_model::{LeaseId, Outcome, Surroundings};
 use kiln_server::{ServeOptions, Server, hook};
 use kiln_stdx::process;
 use serde_json::Value;

@@ -128,3 +128,17 @@ fn a_damaged_packed_log_is_an_error() {
     assert_eq!(failed.kind(), ErrorKind::InvalidData);
     assert!(failed.to_string().contains("3-2.log.zst"), "{failed}");
 }
+
+#[test]
+fn the_logs_of_services_are_packed_and_removed_with_their_run() {
+    let sample = Sample::new(b"of the job\n");
+    let db = sample.logs.of_service("db");
+    fs::write(db.path(ATTEMPT), b"of the service\n").unwrap();
+    assert_eq!(sample.folder.path().join("7/3-2.db.log"), db.path(ATTEMPT));
+    sample.logs.pack_run(ATTEMPT.run).unwrap();
+    assert!(!db.path(ATTEMPT).exists() && db.is_there(ATTEMPT));
+    assert_eq!(db.read(ATTEMPT, 3, 100).unwrap(), b"the service\n");
+    assert_eq!(sample.logs.read(ATTEMPT, 0, 100).unwrap(), b"of the job\n");
+    sample.logs.remove_run(ATTEMPT.run).unwrap();
+    assert!(!db.is_there(ATTEMPT));
+}

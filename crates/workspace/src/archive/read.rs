@@ -23,11 +23,21 @@ pub(super) struct Tar<R> {
     content: u64,
     padding: u64,
     entry: Option<PathBuf>,
+    end: End,
+}
+
+/// How strictly the end of an archive is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Two blocks of zeros, and nothing but zeros after: so that a cut is noticed.
+    Marked,
+    /// As builders of images leave it: also none, and anything after it. Their digest tells a cut.
+    Any,
 }
 
 impl<R: Read> Tar<R> {
-    pub fn new(from: R, bytes_max: u64) -> Self {
-        Self { from, left: bytes_max, max: bytes_max, content: 0, padding: 0, entry: None }
+    pub fn new(from: R, bytes_max: u64, end: End) -> Self {
+        Self { from, left: bytes_max, max: bytes_max, content: 0, padding: 0, entry: None, end }
     }
 
     /// The next entry; `None` at the end, after which only padding was found.
@@ -38,7 +48,11 @@ impl<R: Read> Tar<R> {
         let (mut long_name, mut long_link) = (None, None);
         loop {
             let mut block = [0; BLOCK];
-            self.fill(&mut block)?;
+            if self.end == End::Any && !self.begin(&mut block)? {
+                return Ok(None);
+            }
+            let from = if self.end == End::Any { 1 } else { 0 };
+            self.fill(&mut block[from..])?;
             let header = Header::decode(&block).map_err(|what| self.damaged(what))?;
             let Some(mut header) = header else {
                 self.end()?;
@@ -62,6 +76,13 @@ impl<R: Read> Tar<R> {
                 }
             }
         }
+    }
+
+    /// Reads the first byte of a block; `false` when there is none.
+    fn begin(&mut self, block: &mut [u8]) -> Result<bool, UnpackError> {
+        let n = self.from.read(&mut block[..1]).map_err(|cause| self.read_error(cause))?;
+        self.left = self.left.saturating_sub(n as u64);
+        Ok(n == 1)
     }
 
     /// Fills `buffer` with content of the present entry.
@@ -104,6 +125,9 @@ impl<R: Read> Tar<R> {
         loop {
             let n = self.from.read(&mut buffer).map_err(|cause| self.read_error(cause))?;
             n_read += n as u64;
+            if n == 0 && self.end == End::Any {
+                return Ok(());
+            }
             if n == 0 {
                 // The second block of zeros.
                 let ends = n_read >= BLOCK as u64;
@@ -112,6 +136,9 @@ impl<R: Read> Tar<R> {
                 } else {
                     Err(self.damaged("it ends too early".to_owned()))
                 };
+            }
+            if self.end == End::Any {
+                continue;
             }
             if n_read > PADDING_BYTES_MAX || buffer[..n].iter().any(|byte| *byte != 0) {
                 return Err(self.damaged("something follows its end".to_owned()));

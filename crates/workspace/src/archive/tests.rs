@@ -512,6 +512,46 @@ fn builders_of_images_may_write_a_path_twice() {
     assert_eq!(second, Path::new("/etc/passwd"));
 }
 
+/// Go's tar, which most builders use, ends an archive as it likes and reads it so.
+#[test]
+fn a_layer_of_an_image_ends_as_its_builder_likes() {
+    let whole = tar(&[file("a", "text")]);
+    let without_end = &whole[..2 * BLOCK];
+    let with_more = [&whole[..], b"more"].concat();
+    for layer in [&b""[..], without_end, &whole[..3 * BLOCK], &with_more] {
+        let place = Place::new();
+        fs::create_dir(place.to()).unwrap();
+        unpack_as(layer, &place.to(), Marks::Image { user: true }, &BOUNDS).unwrap();
+        assert_eq!(place.to().join("a").exists(), !layer.is_empty());
+    }
+    let cut =
+        unpack_as(&whole[..700], &Place::new().folder.path(), Marks::Image { user: true }, &BOUNDS);
+    assert!(cut.unwrap_err().to_string().contains("it ends too early"));
+}
+
+/// What an ordinary user cannot give is told, as the last entry of a name has it.
+#[test]
+fn the_owners_of_an_image_are_told() {
+    let of = |path: &str, kind: u8, uid: u32, mode: u32| {
+        (Header { uid, gid: uid, mode, ..header(path, kind) }, Vec::new())
+    };
+    let place = Place::new();
+    fs::create_dir(place.to()).unwrap();
+    let layer = tar(&[
+        of("home", b'5', 1000, 0o755),
+        of("home/tool", b'0', 1000, 0o4755),
+        of("twice", b'0', 1000, 0o644),
+        of("twice", b'0', 0, 0o644),
+        of("folder/in", b'0', 7, 0o644),
+        of("folder", b'0', 0, 0o644),
+        of("plain", b'0', 0, 0o644),
+    ]);
+    let told = unpack_image(&layer[..], &place.to(), Marks::Image { user: true }, &BOUNDS).unwrap();
+    let told: Vec<_> =
+        told.iter().map(|one| (one.path.to_str().unwrap(), one.uid, one.mode)).collect();
+    assert_eq!(told, [("home/tool", 1000, Some(0o4755)), ("home", 1000, None)]);
+}
+
 #[test]
 fn what_an_image_says_is_gone_is_what_was_below() {
     let folder = |path: &str| (header(path, b'5'), vec![]);

@@ -5,7 +5,7 @@
 //! changes the folder at the same time, puts in the way leads out of it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,13 +14,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use kiln_stdx::fs::{FsError, Named};
+use kiln_stdx::subordinate::Owned;
 use rustix::fs::XattrFlags;
 use rustix::fs::{self as sys, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::ahead::{ahead, plain};
 use super::header::{BLOCK, Header};
-use super::read::{Tar, path};
+use super::read::{End, Tar, path};
 use super::{Bound, HOLES_MAX, OPAQUE, UnpackError, WHITE_OUT};
 use crate::copy::Gone;
 use crate::{tree, xattr};
@@ -102,12 +103,35 @@ pub(crate) fn unpack_as(
     marks: Marks,
     bounds: &Bounds,
 ) -> Result<(Unpacked, Gone), UnpackError> {
+    unpack_all(from, into, marks, bounds).map(|(unpacked, gone, _)| (unpacked, gone))
+}
+
+/// As [`unpack_as`]. Gives the owners that an ordinary user cannot give, folders after what is in them.
+pub(crate) fn unpack_image(
+    from: impl Read + Send,
+    into: &Path,
+    marks: Marks,
+    bounds: &Bounds,
+) -> Result<Vec<Owned>, UnpackError> {
+    let (_, _, owned) = unpack_all(from, into, marks, bounds)?;
+    Ok(owned.into_values().rev().collect())
+}
+
+type Owners = BTreeMap<PathBuf, Owned>;
+
+fn unpack_all(
+    from: impl Read + Send,
+    into: &Path,
+    marks: Marks,
+    bounds: &Bounds,
+) -> Result<(Unpacked, Gone, Owners), UnpackError> {
+    let end = if matches!(marks, Marks::Image { .. }) { End::Any } else { End::Marked };
     let root = sys::open(into, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.map_err(io::Error::from).named("open", into)?;
     let from = plain(from).map_err(|cause| UnpackError::read(None, cause))?;
     ahead(from, |from| {
         let mut unpack = Unpack {
-            tar: Tar::new(from, bounds.bytes),
+            tar: Tar::new(from, bounds.bytes, end),
             root,
             into,
             marks,
@@ -116,6 +140,7 @@ pub(crate) fn unpack_as(
             folders: BTreeMap::new(),
             made: HashSet::new(),
             gone: Gone::default(),
+            owned: Owners::new(),
             n_names: 0,
             unpacked: Unpacked::default(),
             buffer: vec![0; CHUNK],
@@ -124,7 +149,7 @@ pub(crate) fn unpack_as(
             unpack.entry(&header)?;
         }
         unpack.finish_folders()?;
-        Ok((unpack.unpacked, unpack.gone))
+        Ok((unpack.unpacked, unpack.gone, unpack.owned))
     })
 }
 
@@ -135,6 +160,9 @@ const WAY_MAX: usize = 64;
 
 /// Names of folders, their attributes and what is gone stay in memory until all else is there.
 const NAMES_BYTES_MAX: u64 = 256 << 20;
+
+/// What a file's capabilities are kept in.
+const CAPABILITIES: &str = "security.capability";
 
 /// Of a folder that only the paths of others name.
 const IMPLIED_MODE: u32 = 0o755;
@@ -153,7 +181,9 @@ struct Unpack<'a, R> {
     /// Hashes of the paths that are there by this archive.
     made: HashSet<[u8; 16]>,
     gone: Gone,
-    /// Bytes of names and attributes in `folders` and `gone`.
+    /// What is to be another's, in an image that an ordinary user unpacks.
+    owned: Owners,
+    /// Bytes of names and attributes in `folders`, `gone` and `owned`.
     n_names: u64,
     unpacked: Unpacked,
     buffer: Vec<u8>,
@@ -169,6 +199,7 @@ impl<R: Read> Unpack<'_, R> {
         }
         let Some(name) = entry.file_name() else {
             // The root: its attributes.
+            self.owner(Path::new("."), header)?;
             let known = self.folders.insert(PathBuf::new(), Some(header.clone()));
             return match (header.kind, known.flatten()) {
                 (b'5', None) => Ok(()),
@@ -188,6 +219,7 @@ impl<R: Read> Unpack<'_, R> {
             return self.white_out(entry.with_file_name(name));
         }
         self.note(&entry, header.kind == b'5')?;
+        self.owner(&entry, header)?;
         match header.kind {
             b'0' | b'\0' | b'7' if header.path.ends_with(b"/") => self.folder(entry, header),
             b'0' | b'\0' | b'7' => self.file(&entry, header),
@@ -255,10 +287,34 @@ impl<R: Read> Unpack<'_, R> {
         }
     }
 
+    /// Remembers whose it is, if it must be given to another once it is there.
+    fn owner(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
+        // Another name of a file has the file's owner; what is left out has none.
+        let is_kept = matches!(header.kind, b'0' | b'\0' | b'7' | b'2' | b'5' | b'6');
+        let user = matches!(self.marks, Marks::Image { user: true });
+        if !user || !is_kept {
+            return Ok(());
+        }
+        let capabilities = header.xattrs.iter().find(|(name, _)| name.as_str() == CAPABILITIES);
+        let capabilities = capabilities.map(|(_, value)| value.clone());
+        if (header.uid, header.gid) == (0, 0) && capabilities.is_none() {
+            self.owned.remove(entry);
+            return Ok(());
+        }
+        let Ok(path) = CString::new(entry.as_os_str().as_bytes()) else { return Ok(()) };
+        self.hold(entry, None)?;
+        let mode = (header.kind != b'2' && header.mode & 0o6000 != 0).then_some(header.mode);
+        let owned = Owned { path, uid: header.uid, gid: header.gid, mode, capabilities };
+        self.owned.insert(entry.to_owned(), owned);
+        Ok(())
+    }
+
     /// Every path comes once.
     fn note(&mut self, entry: &Path, folder: bool) -> Result<(), UnpackError> {
         let implied = folder && self.folders.get(entry).is_some_and(Option::is_none);
+        let is_named = !folder && self.folders.contains_key(entry);
         match self.made.insert(hash(entry)) || implied {
+            true if self.is_image() && is_named => self.replace(entry, folder),
             true => Ok(()),
             false if self.is_image() => self.replace(entry, folder),
             false => Err(UnpackError::refused(entry, "it is there twice")),
@@ -281,6 +337,9 @@ impl<R: Read> Unpack<'_, R> {
         let below = below.take_while(|(path, _)| path.starts_with(entry));
         let below: Vec<PathBuf> = below.map(|(path, _)| path.clone()).collect();
         below.iter().for_each(|path| drop(self.folders.remove(path)));
+        let owned = self.owned.range(entry.to_owned()..).map(|(path, _)| path.clone());
+        let owned: Vec<_> = owned.take_while(|path| path.starts_with(entry)).collect();
+        owned.iter().for_each(|path| drop(self.owned.remove(path)));
         let name = entry.file_name().unwrap_or_default();
         let folder = self.folder_of(entry.parent().unwrap_or(Path::new("")))?;
         let was_gone = sys::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)

@@ -181,6 +181,13 @@ fn layers_of_images_go_when_nobody_uses_them() {
     std::fs::File::open(lab.folder.path().join(format!("images/{}-root.used", digests[1])))
         .and_then(|mark| mark.set_modified(later))
         .unwrap();
+    // Builders that have added nothing write the same empty layer again; the kernel takes each once.
+    lab.begin(attempt(2, 0), &[], &[]);
+    let twice = [digests[0].clone(), digests[1].clone(), digests[0].clone()];
+    let root = workspaces.prepare_root(&workspaces.attempt_dir(attempt(2, 0)), &twice).unwrap();
+    let of = |at: usize| workspaces.image_layer(&digests[at]).unwrap();
+    assert_eq!(root.lowers, [of(0), of(1)]);
+    workspaces.discard(attempt(2, 0)).unwrap();
     let mut victims = Victims::default();
     workspaces.take_images(&workspaces.alone().unwrap(), &unused, &mut victims).unwrap();
     let (taken, trouble) = victims.remove();

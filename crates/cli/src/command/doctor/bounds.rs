@@ -29,7 +29,7 @@ pub fn limits(data: &Path) -> Finding {
     let detail = format!("no control group for {}: {why}; without one, {instead}", names(without));
     Finding::new("limits", State::Warning, detail).help(
         "run kiln as root, or where its groups are its own: `systemd-run --user --scope kiln …`, or in a \
-         unit with `Delegate=yes` and `DelegateSubgroup=kiln`",
+         unit with `Delegate=yes`",
     )
 }
 

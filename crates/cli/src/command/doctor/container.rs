@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use kiln_executor::{Bind, Container, HostExecutor, SessionSpec};
 use kiln_model::Exit;
 use kiln_stdx::overlay::Mount;
-use kiln_stdx::{Clock, SystemClock, duration};
+use kiln_stdx::{Clock, Subordinate, SystemClock, duration};
 use kiln_workspace::Driver;
 
 use super::trial::{self, PATIENCE};
@@ -29,14 +29,29 @@ pub async fn finding(executor: &HostExecutor, data: &Path, driver: Driver) -> Fi
     let took = duration::show(SystemClock.monotonic().saturating_sub(began));
     match tried.unwrap_or_else(|_| Err(format!("one is not ready after {took}"))) {
         Ok(()) if user => {
-            let detail = format!(
-                "one ran in {took}, in a user namespace; it has one user, root: a change of a file's owner \
-                 succeeds and changes nothing"
-            );
-            Finding::new("containers", State::Ok, detail)
+            let detail = format!("one ran in {took}, in a user namespace");
+            of_users(&detail, Subordinate::of_this_user())
         }
         Ok(()) => Finding::new("containers", State::Ok, format!("one ran in {took}, as root")),
         Err(why) => Finding::new("containers", State::Warning, why).help(help()),
+    }
+}
+
+/// What a container's users are, for an ordinary user.
+fn of_users(detail: &str, users: Result<&Subordinate, &'static str>) -> Finding {
+    match users {
+        Ok(Subordinate { uids, .. }) => {
+            let (n, first, last) = (uids.n + 1, uids.first, uids.first + (uids.n - 1));
+            let detail = format!("{detail} with {n} users (subordinate numbers {first} to {last})");
+            Finding::new("containers", State::Ok, detail)
+        }
+        Err(why) => {
+            let detail = format!(
+                "{detail} with one user, root: a change of a file's owner succeeds and changes nothing, and \
+                 images for other users run as root"
+            );
+            Finding::new("containers", State::Ok, detail).help(why)
+        }
     }
 }
 
@@ -66,10 +81,12 @@ fn spec(folder: &Path, user: bool) -> std::io::Result<SessionSpec> {
     let binds = there.map(|path| Bind { from: path.into(), to: path.into(), writable: false });
     let workspace = stack("workspace")?;
     let bare = trial::spec(folder, part("attempt")?, workspace.at.clone());
+    let users = Subordinate::of_this_user().ok().filter(|_| user).cloned();
     Ok(SessionSpec {
+        users,
         mount: Some(workspace),
         container: Some(Container {
-            root: stack("root")?,
+            root: stack("root")?.into(),
             workspace: "/workspace".into(),
             binds: binds.collect(),
             user: String::new(),

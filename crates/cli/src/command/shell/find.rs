@@ -15,20 +15,27 @@ use kiln_store::{RunRow, Store, StoreError};
 
 use super::Job;
 use crate::client::{Note, ServerArgs};
+use crate::command::run::{Allow, allow, with_way};
 use crate::error::{Blame, Failure, Result};
 use crate::origin::{Origin, OriginArgs};
 use crate::place::Data;
 use crate::reference::Reference;
 
-pub async fn job(reference: &Reference, at: &OriginArgs, enter: Enter) -> Result<Job> {
+pub async fn job(
+    reference: &Reference,
+    at: &OriginArgs,
+    enter: Enter,
+    allowed: &[Allow],
+) -> Result<Job> {
     if reference.project.is_none() {
         // An error where a server was named without a project.
-        let Origin::Local { local, row } = Origin::find(reference, at).await? else {
+        let Origin::Local { mut local, row } = Origin::find(reference, at).await? else {
             return Err(Failure::ours("a local run was found at a server"));
         };
+        allow(&mut local, allowed);
         let runs = local.runs().await?;
         let enter = Enter { secrets: true, ..enter };
-        let scene = of_runs(&runs, *row, &enter).await?;
+        let scene = of_runs(&runs, *row, &enter).await.map_err(|failure| with_way(failure))?;
         let config = local.data.config();
         return Ok(found(scene, String::new(), local.data.local(), config));
     }

@@ -13,7 +13,7 @@ use kiln_api::scene::{Enter, Moment, Scene};
 use kiln_executor::{HostExecutor, Spawner};
 use kiln_workspace::WorkspaceError;
 
-use crate::command::run::{secrets, variables};
+use crate::command::run::{Allow, secrets, variables};
 use crate::error::{Exit, Failure, Result};
 use crate::local::machine::{images, machine_env, workspaces};
 use crate::origin::OriginArgs;
@@ -59,6 +59,9 @@ pub struct Args {
     /// A variable of this environment that the job gets too, or one with a value
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
+    /// Of a local run: what it was allowed, its shell must be allowed again
+    #[arg(long, value_name = "WHAT")]
+    allow: Vec<Allow>,
     #[command(flatten)]
     at: OriginArgs,
 }
@@ -112,7 +115,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         },
         secrets: args.secrets,
     };
-    let mut job = find::job(&args.reference, &args.at, enter).await?;
+    let mut job = find::job(&args.reference, &args.at, enter, &args.allow).await?;
     if args.live {
         return live::run(&job, args.command, more, out).await;
     }
@@ -158,6 +161,12 @@ fn welcome(out: &Output, job: &Job, in_full: bool) {
     }
     for note in &scene.notes {
         out.note(&format!("note: {}", visible(note)));
+    }
+    if let Some(host) = &scene.assignment.job.ssh {
+        out.note(&format!(
+            "note: it ran on `{}`; its files are here as they came back, with this machine's programs",
+            visible(host)
+        ));
     }
     let outside = |path: &&str| path.starts_with(['/', '~']);
     for path in scene.assignment.job.cache.iter().map(|rule| rule.path.as_str()).filter(outside) {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Kind;
+use rustix::process::Pid;
+
+use super::{Folder, Kind, Version};
 
 /// This process's own group, where there is one that bounds something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +53,40 @@ impl Own {
         }
         own
     }
+}
+
+/// The groups of a process in every tree that is mounted, whatever it bounds.
+pub(super) fn all_of(pid: Pid) -> io::Result<Vec<Folder>> {
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()))?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let mut found = read_all(&groups, &mounts);
+    for folder in found.iter_mut().filter(|folder| folder.version == Version::Two) {
+        // Beside trees of version 1 it may bound nothing.
+        let there = std::fs::read_to_string(folder.path.join("cgroup.controllers"));
+        let there = there.unwrap_or_default();
+        folder.kinds.retain(|kind| there.split_ascii_whitespace().any(|n| n == kind.as_str()));
+    }
+    Ok(found)
+}
+
+fn read_all(groups: &str, mounts: &str) -> Vec<Folder> {
+    let mounts: Vec<Mounted> = mounts.lines().filter_map(Mounted::read).collect();
+    let folder = |line: &str| {
+        let mut fields = line.splitn(3, ':');
+        let (number, names, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_two = number == "0" && names.is_empty();
+        let here = |mount: &&Mounted| match is_two {
+            true => mount.is_two,
+            false => {
+                !mount.is_two && names.split(',').all(|n| mount.options.iter().any(|o| o == n))
+            }
+        };
+        let path = mounts.iter().filter(here).find_map(|mount| mount.folder(path))?;
+        let has = |kind: &Kind| is_two || names.split(',').any(|name| name == kind.as_str());
+        let version = if is_two { Version::Two } else { Version::One };
+        Some(Folder { path, version, kinds: Kind::ALL.into_iter().filter(has).collect() })
+    };
+    groups.lines().filter_map(folder).collect()
 }
 
 /// A tree of control groups that is mounted.
@@ -122,6 +158,31 @@ mod tests {
         assert!(!found.one.contains_key(&Kind::Pids));
         let root = at("/sys/fs/cgroup/unified");
         assert_eq!(found.two, Some((root.clone(), root.join("user.slice"))));
+    }
+
+    #[test]
+    fn the_groups_of_a_container_are_found_in_every_tree() {
+        let groups = "9:memory:/docker/7\n8:devices:/docker/7\n2:cpu,cpuacct:/docker/7\n\
+                      1:name=systemd:/docker/7\n0::/system.slice/docker-7.scope\n7:net_cls:/x\n";
+        let mounts = "\
+            30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            31 25 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+            32 25 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+            33 25 0:29 / /sys/fs/cgroup/devices rw - cgroup cgroup rw,devices\n\
+            34 25 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let found = read_all(groups, mounts);
+        let place = |folder: &Folder| folder.path.to_string_lossy().replace("/sys/fs/cgroup/", "");
+        let expected = [
+            "memory/docker/7",
+            "devices/docker/7",
+            "cpu/docker/7",
+            "systemd/docker/7",
+            "unified/system.slice/docker-7.scope",
+        ];
+        assert_eq!(found.iter().map(place).collect::<Vec<_>>(), expected);
+        assert_eq!(found[0].kinds, [Kind::Memory]);
+        assert_eq!(found[1].kinds, []);
+        assert_eq!(found[2].kinds, [Kind::Cpu]);
     }
 
     #[test]

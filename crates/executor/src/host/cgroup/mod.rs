@@ -9,6 +9,7 @@
 //!
 //! Elsewhere: what bounds a session where no group can be had (`bound`).
 
+mod leaf;
 mod find;
 mod read;
 
@@ -23,6 +24,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 
 use self::find::Own;
+pub(super) use self::leaf::settle;
 pub(super) use self::read::Reading;
 use crate::contract::words;
 
@@ -86,6 +88,8 @@ pub(super) struct Cgroup {
     folders: Vec<Folder>,
     /// Writing `0` into each moves the writer.
     doors: Vec<OwnedFd>,
+    /// Who has made it removes it.
+    is_ours: bool,
 }
 
 impl Cgroup {
@@ -118,7 +122,7 @@ impl Cgroup {
             Ok(doors)
         })();
         match made {
-            Ok(doors) if !folders.is_empty() => Ok((Some(Self { folders, doors }), without)),
+            Ok(doors) if !folders.is_empty() => Ok((Some(Self { folders, doors, is_ours: true }), without)),
             Ok(_) => {
                 reap(attempt_dir);
                 Ok((None, without))
@@ -128,6 +132,21 @@ impl Cgroup {
                 Err(cause)
             }
         }
+    }
+
+    /// The groups that another process is in, in every tree.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or one of them cannot be entered: its bounds would not hold.
+    pub fn of(pid: Pid) -> io::Result<Self> {
+        let folders = find::all_of(pid)?;
+        if folders.is_empty() {
+            return Err(io::Error::other("it is in none that is seen from here"));
+        }
+        let doors = folders.iter().map(|folder| open(&folder.path.join("cgroup.procs")));
+        let doors = doors.collect::<io::Result<_>>()?;
+        Ok(Self { folders, doors, is_ours: false })
     }
 
     /// For a child to enter by.
@@ -141,12 +160,16 @@ impl Cgroup {
         for folder in &self.folders {
             reading.add(&folder.path, folder.version == Version::Two, &folder.kinds);
         }
+        if !self.is_ours {
+            // Process 1 is not the job's.
+            reading.pids_peak = reading.pids_peak.map(|peak| peak.saturating_sub(1));
+        }
         reading
     }
 
     /// Removes it, with what is left in it. Not by what is written down: that may be gone with its folder.
     pub fn remove(&self) {
-        for folder in &self.folders {
+        for folder in self.folders.iter().filter(|_| self.is_ours) {
             empty_and_remove(&folder.path);
         }
     }
@@ -272,16 +295,15 @@ fn parent_of_two(root: &Path, own: &Path, wanted: &[Kind]) -> Result<PathBuf, St
 fn gives(at: &Path, wanted: &[Kind]) -> Result<(), String> {
     let told = |cause: &io::Error| format!("`{}`: {}", at.display(), words(cause));
     let list = |file: &str| std::fs::read_to_string(at.join(file)).unwrap_or_default();
-    let has = |list: &str, kind: &Kind| list.split_ascii_whitespace().any(|n| n == kind.as_str());
     let there = list("cgroup.controllers");
-    if let Some(kind) = wanted.iter().find(|kind| !has(&there, kind)) {
+    if let Some(kind) = wanted.iter().find(|kind| !has(&there, **kind)) {
         return Err(format!("`{}` does not have the controller `{}`", at.display(), kind.as_str()));
     }
     may_write(at).map_err(|cause| told(&cause))?;
     let given = list("cgroup.subtree_control");
     let missing: Vec<String> = wanted
         .iter()
-        .filter(|kind| !has(&given, kind))
+        .filter(|kind| !has(&given, **kind))
         .map(|kind| format!("+{}", kind.as_str()))
         .collect();
     if missing.is_empty() {
@@ -296,6 +318,11 @@ fn gives(at: &Path, wanted: &[Kind]) -> Result<(), String> {
             _ => told(&cause),
         },
     )
+}
+
+/// Whether a list of controllers has the one for this.
+fn has(list: &str, kind: Kind) -> bool {
+    list.split_ascii_whitespace().any(|name| name == kind.as_str())
 }
 
 /// Whether we may make groups below this one, and move our own processes into them.

@@ -20,12 +20,14 @@
 
 mod stage;
 mod root;
+mod furnish;
 mod machine;
 mod volume;
 mod device;
 mod workspace;
 mod user;
 mod privilege;
+mod looks;
 
 use std::ffi::{CStr, OsStr};
 use std::io;
@@ -36,14 +38,17 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
 
+pub(super) use looks::Looks;
 pub(super) use machine::Private;
 pub(super) use privilege::Powers;
 pub(super) use user::Identity;
 
+use super::daemon::{self, Started};
 use super::init::Failed;
 use super::network::Names;
 use super::sys::Entry;
-use crate::{Container as Wanted, Sandbox};
+use super::wire::Opening;
+use crate::{Container as Wanted, Daemon, Sandbox};
 
 /// What a container is made in.
 pub(super) struct Around<'a> {
@@ -57,9 +62,7 @@ pub(super) struct Around<'a> {
 /// A container that stands.
 #[derive(Debug)]
 pub(super) struct Container {
-    stage: Pid,
-    /// The stage's, for its namespaces.
-    pidfd: OwnedFd,
+    stage: Stage,
     /// Its root, from outside.
     root: OwnedFd,
     /// Where the workspace is in that.
@@ -80,7 +83,27 @@ impl Container {
             true => Powers::of_one_user(wanted.privileged)?,
             false => Powers::new(wanted.privileged)?,
         };
-        Self::around(|| root::make(wanted, around), wanted.workspace.clone(), powers, who)
+        let Some(mount) = wanted.root.layers() else {
+            return Err(Failed::words("the container is a daemon's"));
+        };
+        Self::around(|| root::make(mount, wanted, around), wanted.workspace.clone(), powers, who)
+    }
+
+    /// As [`Container::make`], except that a daemon makes it, with its network.
+    pub fn make_by_daemon(
+        (wanted, daemon): (&Wanted, &Daemon),
+        around: &Around<'_>,
+        spec: &Opening,
+    ) -> Result<Self, Failed> {
+        let powers = Powers::new(wanted.privileged)?;
+        let started = daemon::start(daemon, wanted, spec).map_err(|why| Failed::words(&why))?;
+        let root = root::of(started.pid)?;
+        let identity = user::find(&root, &wanted.user, false)?;
+        let workspace = wanted.workspace.clone();
+        let made = Self { stage: Stage::Daemons(started), root, workspace, identity, powers };
+        made.furnish(wanted, around).map_err(|why| Failed::words(&why))?;
+        enter_processes(made.stage.pidfd())?;
+        Ok(made)
     }
 
     /// A sandbox: as a container, over the machine's own files.
@@ -105,16 +128,14 @@ impl Container {
         let made = (|| {
             let root = root::of(stage)?;
             let identity = who(&root)?;
-            // From now on init's children are processes of the container.
-            rustix::thread::move_into_thread_name_spaces(
-                pidfd.as_fd(),
-                rustix::thread::ThreadNameSpaceType::PROCESS_ID,
-            )
-            .map_err(|cause| Failed::isolation("cannot enter the container", &cause.into()))?;
+            enter_processes(&pidfd)?;
             Ok((root, identity))
         })();
         match made {
-            Ok((root, identity)) => Ok(Self { stage, pidfd, root, workspace, identity, powers }),
+            Ok((root, identity)) => {
+                let stage = Stage::Ours { pid: stage, pidfd };
+                Ok(Self { stage, root, workspace, identity, powers })
+            }
             Err(failed) => {
                 kill(stage);
                 Err(failed)
@@ -126,18 +147,19 @@ impl Container {
     pub fn remark(&self) -> Option<String> {
         let user = self.identity.instead_of.as_ref()?;
         Some(format!(
-            "the image wants the user `{user}`; who runs kiln has one user for containers, so root it is"
+            "the image wants the user `{user}`; who runs kiln has one user for containers, so root it is \
+             (`kiln doctor` says how to have more)"
         ))
     }
 
     /// Not one of the job's own.
     pub fn is_stage(&self, pid: i32) -> bool {
-        self.stage.as_raw_nonzero().get() == pid
+        self.stage.pid().as_raw_nonzero().get() == pid
     }
 
     /// What a step does to get in.
     pub fn entry(&self) -> Entry<'_> {
-        let (stage, identity) = (self.pidfd.as_raw_fd(), &self.identity);
+        let (stage, identity) = (self.stage.pidfd().as_raw_fd(), &self.identity);
         Entry { stage, identity, powers: &self.powers }
     }
 
@@ -155,9 +177,60 @@ impl Container {
     }
 
     /// Ends it with all that is in it.
-    pub fn end(&self) {
-        kill(self.stage);
+    pub fn end(&mut self) {
+        match &mut self.stage {
+            Stage::Ours { pid, .. } => kill(*pid),
+            Stage::Daemons(started) => started.end(),
+        }
     }
+
+    /// Who is asked for names in there.
+    pub fn resolvers(&self) -> Vec<std::net::IpAddr> {
+        let text = user::read(self.root.as_fd(), "etc/resolv.conf");
+        let servers = text.lines().filter_map(|line| line.strip_prefix("nameserver "));
+        servers.filter_map(|server| server.trim().parse().ok()).collect()
+    }
+
+    /// Process 1 of a container that others can end, too.
+    pub fn of_daemon(&self) -> Option<&Started> {
+        match &self.stage {
+            Stage::Ours { .. } => None,
+            Stage::Daemons(started) => Some(started),
+        }
+    }
+}
+
+/// Process 1 of a container.
+#[derive(Debug)]
+enum Stage {
+    /// A child of ours.
+    Ours { pid: Pid, pidfd: OwnedFd },
+    /// A child of who knows whom.
+    Daemons(Started),
+}
+
+impl Stage {
+    fn pid(&self) -> Pid {
+        match self {
+            Self::Ours { pid, .. } => *pid,
+            Self::Daemons(started) => started.pid,
+        }
+    }
+
+    /// For its namespaces.
+    fn pidfd(&self) -> &OwnedFd {
+        match self {
+            Self::Ours { pidfd, .. } => pidfd,
+            Self::Daemons(started) => &started.pidfd,
+        }
+    }
+}
+
+/// From now on init's children are processes of the container.
+fn enter_processes(pidfd: &OwnedFd) -> Result<(), Failed> {
+    let processes = rustix::thread::ThreadNameSpaceType::PROCESS_ID;
+    rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), processes)
+        .map_err(|cause| Failed::isolation("cannot enter the container", &cause.into()))
 }
 
 fn kill(stage: Pid) {

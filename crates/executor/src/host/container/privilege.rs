@@ -164,10 +164,10 @@ impl Powers {
         // SAFETY: numbers and pointers to memory that lives until exec; each call is checked, or may fail
         // because what it takes is not there.
         unsafe {
-            for capability in 0..=CAPABILITY_MAX {
-                if KEPT & 1 << capability == 0 {
-                    // Numbers that the kernel does not have are refused.
-                    libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+            for capability in (0..=CAPABILITY_MAX).filter(|capability| KEPT & 1 << capability == 0) {
+                // The first number that the kernel does not have is refused; so are those after it.
+                if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+                    break;
                 }
             }
             libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use kiln_stdx::overlay;
+use kiln_stdx::overlay::{self, Mount};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -51,20 +51,28 @@ pub(super) fn of(stage: Pid) -> std::result::Result<OwnedFd, Failed> {
 }
 
 /// Makes the root and steps into it. In the stage, which has all its namespaces.
-pub(super) fn make(wanted: &Wanted, around: &Around<'_>) -> Result<()> {
+pub(super) fn make(mount: &Mount, wanted: &Wanted, around: &Around<'_>) -> Result<()> {
     let slave = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     said("cannot detach from the machine's mounts", sys::mount_change("/", slave))?;
-    overlay::mount(&wanted.root).map_err(|error| {
+    overlay::mount(mount).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         format!("{error}: {cause}")
     })?;
-    let at = &wanted.root.at;
+    let at = &mount.at;
+    if !wanted.privileged {
+        // Nothing gains powers by exec anyway. Without this a program that has capabilities of its own, as
+        // `ping` often does, is refused instead of run without them.
+        let flags = MountFlags::BIND | MountFlags::NOSUID;
+        let what = "cannot take set-user-id away from the image";
+        said(what, sys::mount_remount(at, flags, ""))?;
+    }
     let root = said(&format!("cannot open `{}`", at.display()), open_folder(at))?;
     let root = root.as_fd();
     proc(root)?;
     device::make(root)?;
     sysfs(root, around.network_is_apart, wanted.privileged)?;
-    folder(root, Path::new("tmp"), Some(0o1777))?;
+    // An image that has something else of that name wants it so.
+    let _ = folder(root, Path::new("tmp"), Some(0o1777));
     match around.workspace {
         Some(workspace) => bind(root, workspace, &wanted.workspace, true)?,
         None => drop(folder(root, &relative(&wanted.workspace), None)?),

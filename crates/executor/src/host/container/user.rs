@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::Sandbox;
 use crate::host::init::Failed;
+use crate::host::wire::Refusal;
 
 /// Lists of users are short; one that is not is not read.
 const LIST_BYTES_MAX: u64 = 1 << 20;
@@ -29,7 +30,8 @@ pub(super) fn find(root: &impl AsFd, user: &str, single_user: bool) -> Result<Id
     let users = read(root.as_fd(), "etc/passwd");
     let groups = read(root.as_fd(), "etc/group");
     let found = look_up(user, &users, &groups).map_err(|why| {
-        Failed::words(&format!("the user `{user}` of the container cannot be used: {why}"))
+        let why = format!("the user `{user}` of the container cannot be used: {why}");
+        Failed(Refusal::Other(why))
     })?;
     if !single_user {
         return Ok(found);
@@ -55,7 +57,8 @@ fn look_up(user: &str, users: &str, groups: &str) -> Result<Identity, String> {
     };
     let user = if user.is_empty() { "0" } else { user };
     let by_name = lines(users).find(|line| line.first() == Some(&user));
-    let number = user.parse::<u32>().ok();
+    // Who root is need not be listed anywhere.
+    let number = if user == "root" { Some(0) } else { user.parse::<u32>().ok() };
     let listed = by_name.or_else(|| {
         let number = number?;
         lines(users).find(|line| line.get(2).and_then(|uid| uid.parse().ok()) == Some(number))
@@ -82,7 +85,8 @@ fn look_up(user: &str, users: &str, groups: &str) -> Result<Identity, String> {
 
 fn group_of(group: &str, groups: &str) -> Result<u32, String> {
     let named = lines(groups).find(|line| line.first() == Some(&group));
-    let number = named.and_then(|line| line.get(2)?.parse().ok()).or_else(|| group.parse().ok());
+    let number = named.and_then(|line| line.get(2)?.parse().ok());
+    let number = number.or_else(|| if group == "root" { Some(0) } else { group.parse().ok() });
     number.ok_or_else(|| format!("the image has no group `{group}` in its `/etc/group`"))
 }
 
@@ -91,7 +95,7 @@ fn lines(list: &str) -> impl Iterator<Item = Vec<&str>> {
 }
 
 /// A list of the image; an image without one has nobody.
-fn read(root: BorrowedFd<'_>, path: &str) -> String {
+pub(super) fn read(root: BorrowedFd<'_>, path: &str) -> String {
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::openat2(root, path, flags, Mode::empty(), inside) else {
@@ -129,5 +133,6 @@ mod tests {
             assert!(look_up(user, USERS, GROUPS).unwrap_err().contains(why), "{user}");
         }
         assert_eq!(look_up("0", "", "").unwrap().home, "/root");
+        assert_eq!(look_up("root:root", "", "").unwrap().gid, 0);
     }
 }

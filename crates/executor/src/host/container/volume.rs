@@ -3,10 +3,7 @@
 //! Which paths those may be was granted by a policy, by their names. A job that may write in such a folder can
 //! put a link there, which a later job names: so a path is followed only inside what was granted.
 
-#![allow(unsafe_code, reason = "the call that changes a tree of mounts has no safe interface")]
-
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use kiln_model::plan::Volume;
@@ -14,10 +11,25 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{self as sys, OpenTreeFlags};
 
+use super::furnish::set_attributes;
 use super::root::{Result, file, folder, put, relative, said};
 
 /// Shows it with all that is mounted in it.
 pub(super) fn show(root: BorrowedFd<'_>, volume: &Volume) -> Result<()> {
+    let (tree, kind) = tree(volume)?;
+    let inside = relative(Path::new(&volume.to));
+    let place = match kind.is_dir() {
+        true => folder(root, &inside, None)?,
+        false => file(root, &inside)?,
+    };
+    said(
+        &format!("cannot show the volume `{}` as `{}`", volume.from, volume.to),
+        put(&tree, &place),
+    )
+}
+
+/// It with all that is mounted in it, as a mount that is nowhere yet.
+pub(super) fn tree(volume: &Volume) -> Result<(OwnedFd, FileType)> {
     let Volume { from, to, read_only, within } = volume;
     let what = format!("cannot show the volume `{from}` as `{to}`");
     let source = said(&what, found(from, within.as_deref())).map_err(|why| explained(why, from))?;
@@ -30,12 +42,7 @@ pub(super) fn show(root: BorrowedFd<'_>, volume: &Volume) -> Result<()> {
     let tree = said(&what, sys::open_tree(&source, "", flags))?;
     let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
     said(&what, restrict(&tree, *read_only, is_device))?;
-    let inside = relative(Path::new(to));
-    let place = match kind.is_dir() {
-        true => folder(root, &inside, None)?,
-        false => file(root, &inside)?,
-    };
-    said(&what, put(&tree, &place))
+    Ok((tree, kind))
 }
 
 /// Opens the path. Nothing outside of `within` is ever reached.
@@ -77,21 +84,5 @@ fn restrict(tree: &OwnedFd, read_only: bool, is_device: bool) -> rustix::io::Res
     if read_only {
         set |= libc::MOUNT_ATTR_RDONLY;
     }
-    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
-    // SAFETY: the path is an empty C string and the kernel reads a structure of the size that is given.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    match done {
-        0 => Ok(()),
-        _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
-    }
+    set_attributes(tree, set, libc::AT_RECURSIVE)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use super::{Init, KILL_FOR, now};
+use super::{Init, KILL_FOR, now, sys};
 use crate::StepError;
 
 /// How long a round of killing may take effect before the next one.
@@ -34,7 +34,7 @@ impl Init {
         }
         let give_up_at = now() + KILL_FOR;
         while now() < give_up_at {
-            self.signal_all(Signal::KILL);
+            self.kill_all();
             if self.wait_for_all(now() + ROUND, Patience::ToTheEnd) {
                 return Ok(());
             }
@@ -49,11 +49,25 @@ impl Init {
             // What is here is kiln's own.
             return Vec::new();
         }
-        let mut found = all(|pid| self.network.is_keeper(pid));
+        let me = rustix::process::getpid().as_raw_nonzero().get();
+        let mut found = all(me, |pid| self.network.is_keeper(pid));
         if let Some(container) = &self.container {
             found.retain(|pid| !container.is_stage(*pid));
+            // Where process 1 is no child of ours, who has lost its parent is its child.
+            if let Some(started) = container.of_daemon().filter(|_| !self.is_lost) {
+                found.extend(all(started.pid.as_raw_nonzero().get(), |_| false));
+            }
         }
         found
+    }
+
+    /// Kills at one stroke what is in a namespace of processes of its own, however fast it forks, and one
+    /// by one what is not.
+    fn kill_all(&self) {
+        let at_once = self.container.is_some() && !self.is_lost && sys::kill_beside_child().is_ok();
+        if !at_once {
+            self.signal_all(Signal::KILL);
+        }
     }
 
     fn signal_all(&self, signal: Signal) {
@@ -117,20 +131,19 @@ struct Stirred {
     owner_gone: bool,
 }
 
-/// Every descendant of this process, parents before children, but those that are `apart` and all below.
-fn all(apart: impl Fn(i32) -> bool) -> Vec<i32> {
-    let me = rustix::process::getpid().as_raw_nonzero().get();
+/// Every descendant of a process, parents before children, but those that are `apart` and all below.
+fn all(root: i32, apart: impl Fn(i32) -> bool) -> Vec<i32> {
     let mut found = Vec::new();
-    let mut next = vec![me];
+    let mut next = vec![root];
     while let Some(parent) = next.pop() {
         let Some(mut children) = children_of(parent) else { continue };
         children.retain(|child| !apart(*child));
         found.extend(&children);
         next.extend(children);
     }
-    match children_of(me) {
+    match children_of(root) {
         Some(_) => found,
-        None => all_by_parent(me, apart),
+        None => all_by_parent(root, apart),
     }
 }
 

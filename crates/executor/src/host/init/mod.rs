@@ -25,8 +25,11 @@ mod descendants;
 mod log;
 mod meter;
 mod setup;
+mod users;
 mod step;
 mod remount;
+mod rest;
+mod lost;
 mod visit;
 mod guest;
 mod far;
@@ -55,12 +58,12 @@ pub(super) use self::setup::{Users, enter_namespace};
 use self::visit::Visit;
 use super::attach;
 use super::bound::Bounds;
-use super::container::{Container, Private};
+use super::container::{Container, Looks, Private};
 use super::network::{self, Network};
 use super::ssh::Far;
 use super::wire::{Ask, DESCRIPTORS_MAX, Inbox, Opening, State, Tell, encode};
 use super::{cgroup, probe, sys};
-use crate::{SessionNetwork, StepCommand, StepDone, StepError};
+use crate::{StepCommand, StepDone, StepError};
 
 /// How long everything has to go at the end of a session, at most: nobody waits for its result.
 const CLOSE_GRACE_MAX: Duration = Duration::from_secs(2);
@@ -105,6 +108,10 @@ struct Init {
     mounted: Option<u64>,
     /// Where the steps run, when that is not the machine itself.
     container: Option<Container>,
+    /// What that looked like before the first step; `None` when it can serve one job only.
+    looks: Option<Looks>,
+    /// It was a daemon's, and is no more.
+    is_lost: bool,
     network: Network,
     /// The machine where the steps run, when that is not this one.
     far: Option<Far>,
@@ -226,6 +233,9 @@ impl Init {
             if ready.far {
                 self.hear_far();
             }
+            if ready.lost {
+                self.lose_container();
+            }
             self.heed_log_trouble();
             if ready.control
                 && let Flow::End = self.listen()
@@ -287,6 +297,10 @@ impl Init {
             fds.push(PollFd::new(deserted, PollFlags::IN));
             fds.len() - 1
         });
+        let lost_at = self.containers_end().map(|end| {
+            fds.push(PollFd::new(end, PollFlags::IN));
+            fds.len() - 1
+        });
         let guests_at = fds.len();
         if !self.resting {
             fds.extend(
@@ -304,6 +318,7 @@ impl Init {
             door: door_at.is_some_and(at),
             host_gone: host_at.is_some_and(at),
             far: far_at.is_some_and(at),
+            lost: lost_at.is_some_and(at),
             deserted: deserted_at.is_some_and(at),
             guests: (guests_at..fds.len()).map(at).collect(),
         }
@@ -341,14 +356,19 @@ impl Init {
                         && self.far.is_none();
                     return all_are_jobs || !self.descendants().is_empty();
                 }
-                Err(_) => return false,
+                // In a daemon's container, who has lost its parent is no child of ours.
+                Err(_) => return self.containers_end().is_some() && !self.descendants().is_empty(),
             }
         }
     }
 
     fn heed(&mut self, child: &sys::Ended) {
         if let Some(remark) = self.network.heed(child.pid) {
-            return self.log.say(remark);
+            // Between two jobs there is no log.
+            if !self.resting {
+                self.log.say(remark);
+            }
+            return;
         }
         if self.guests.heed(child) {
             return;
@@ -476,26 +496,6 @@ impl Init {
         ended.and(left)
     }
 
-    /// As [`Init::close`], or, when its place is as it was at the start, waits for another job.
-    fn rest(&mut self) -> Flow {
-        let ended = self.end_job();
-        if ended.is_ok()
-            && self.container.is_none()
-            && self.far.is_none()
-            && self.spec.network == SessionNetwork::default()
-            && self.spec.limits.is_none()
-            && self.mounts.as_ref().is_some_and(is_unchanged)
-        {
-            self.done.clear();
-            self.resting = true;
-            self.tell(&Tell::Resting);
-            return Flow::GoOn;
-        }
-        let left = self.leave();
-        self.tell(&Tell::Closed(ended.and(left)));
-        Flow::End
-    }
-
     /// No process of the job is left, and its log is whole.
     fn end_job(&mut self) -> Result<(), StepError> {
         self.dismiss_guests();
@@ -511,7 +511,7 @@ impl Init {
     }
 
     fn leave(&mut self) -> Result<(), StepError> {
-        if let Some(container) = &self.container {
+        if let Some(container) = &mut self.container {
             container.end();
         }
         if let Some(far) = &self.far {
@@ -524,6 +524,9 @@ impl Init {
         self.bounds.end();
         cgroup::reap(&self.spec.attempt_dir);
         let unmounted = self.unmount();
+        if self.spec.users.is_some() {
+            users::bring_home(&self.spec.attempt_dir);
+        }
         attach::remove_traces(&self.spec.attempt_dir);
         unmounted
     }
@@ -543,12 +546,6 @@ impl Init {
     }
 }
 
-/// Whether the mount table is what it was when it was opened. The kernel says so to whoever polls it.
-fn is_unchanged(mounts: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(mounts, PollFlags::PRI)];
-    rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n_changed| n_changed == 0)
-}
-
 struct Ready {
     output: bool,
     signals: bool,
@@ -557,6 +554,8 @@ struct Ready {
     /// The session whose network this one shares has ended.
     host_gone: bool,
     far: bool,
+    /// The container is gone.
+    lost: bool,
     /// Something in the attempt's folder was removed.
     deserted: bool,
     /// In the order of their lines.

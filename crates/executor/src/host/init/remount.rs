@@ -17,7 +17,7 @@ use rustix::mount::UnmountFlags;
 
 use super::descendants::Patience;
 use super::setup::with_cause;
-use super::{Init, now};
+use super::{Init, now, users};
 use crate::StepError;
 use crate::contract::words;
 
@@ -65,6 +65,9 @@ impl Init {
                 break;
             }
             aside.push(mount);
+        }
+        if self.spec.users.is_some() {
+            users::hand_on(&old, &new);
         }
         let changed = free && overlay::mount(&new).is_ok();
         if changed {

@@ -5,7 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use kiln_stdx::overlay::{self, Mount};
+use kiln_stdx::Subordinate;
+use kiln_stdx::overlay;
+use kiln_stdx::subordinate::Place;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_bind, mount_remount};
 use rustix::pipe::PipeFlags;
@@ -14,11 +16,13 @@ use super::guest::Guests;
 use super::log::Log;
 use super::meter::Gauge;
 use super::remount::mount_id;
-use super::{Announced, Flow, Inbox, Init, Opening, Tell, attach, sys};
+use super::users::Mapper;
+use super::{Announced, Inbox, Init, Opening, attach, rest, sys};
 use crate::SessionNetwork;
 use crate::contract::words;
 use crate::host::bound::Bounds;
 use crate::host::container::{Around, Container, Private};
+use crate::host::daemon;
 use crate::host::network::{Joined, Names, Network};
 use crate::host::ssh::Far;
 use crate::host::wire::Refusal;
@@ -27,7 +31,7 @@ use crate::host::wire::Refusal;
 pub(in crate::host) struct Failed(pub Refusal);
 
 impl Failed {
-    fn because(what: &str, cause: &io::Error) -> Self {
+    pub(super) fn because(what: &str, cause: &io::Error) -> Self {
         Self(Refusal::Other(format!("{what}: {}", words(cause))))
     }
 
@@ -65,10 +69,11 @@ impl Init {
         let door = make_door(&spec)?;
         // Nobody's job fails for want of guests.
         let guests = Guests::at(listen_on(&spec, attach::GUESTS).ok());
-        let bounds = Bounds::make(&spec).map_err(|why| Failed::words(&why))?;
+        let mut bounds = Bounds::make(&spec).map_err(|why| Failed::words(&why))?;
         // Before any namespace: ssh mistrusts files whose owner is not known there.
         let far = spec.remote.clone().map(|remote| Far::start(remote, &output.1)).transpose();
         let mut far = far.map_err(|cause| Failed::because("cannot start a process", &cause))?;
+        daemon::may_ask(&spec).map_err(|why| Failed::words(&why))?;
         let joined = Joined::find(&spec.network.reach)?;
         let view = enter_namespaces(&spec, joined.as_ref())?;
         // After that: the number of the namespace is part of what identifies the session.
@@ -97,6 +102,11 @@ impl Init {
         // Without mounts of its own it would change the machine.
         let names = names.as_ref().filter(|_| view == Mounts::Own);
         let container = contain(&spec, workspace, &network, names, private.as_ref())?;
+        if let Some(started) = container.as_ref().and_then(Container::of_daemon) {
+            let resolvers = container.as_ref().map(Container::resolvers).unwrap_or_default();
+            network.enter_daemons(&spec.network.reach, &started.pidfd, &resolvers)?;
+            bounds.join(started.pid).map_err(|why| Failed::words(&why))?;
+        }
         network.settle();
         if let Some(far) = &mut far {
             far.open(&spec, owner).map_err(|why| Failed(Refusal::Other(why)))?;
@@ -110,6 +120,7 @@ impl Init {
         spec.preface.extend(refused);
         spec.preface.extend(bounds.remarks.iter().cloned());
         let log = Log::new(&spec);
+        let looks = rest::looks(&spec, container.as_ref(), &network);
         Ok(Self {
             spec,
             control: None,
@@ -130,6 +141,8 @@ impl Init {
             mounts,
             mounted,
             container,
+            looks,
+            is_lost: false,
             private,
             network,
             far,
@@ -137,39 +150,6 @@ impl Init {
             gauge: Gauge::open(),
             resting: false,
         })
-    }
-
-    /// Another job in the place of one that left it as it had found it.
-    pub(super) fn renew(&mut self, spec: Opening) -> Flow {
-        let place = |mount: &Mount| (mount.lowers.clone(), mount.at.clone(), mount.user);
-        if spec.read_only != self.spec.read_only {
-            return self.lose_owner();
-        }
-        let plain =
-            |spec: &Opening| spec.further.is_empty() && spec.network == SessionNetwork::default();
-        if !spec.limits.is_none() || spec.sandbox.is_some() || !plain(&spec) || !plain(&self.spec) {
-            return self.lose_owner();
-        }
-        if spec.mount.as_ref().map(place) != self.spec.mount.as_ref().map(place) {
-            return self.lose_owner();
-        }
-        // A pipe of its own: the old one's flags and size were the old job's to change.
-        let output = match make_pipe() {
-            Ok(output) => output,
-            Err(cause) => {
-                let Failed(refusal) = Failed::because("cannot make a pipe", &cause);
-                self.tell(&Tell::Refused(refusal));
-                return self.lose_owner();
-            }
-        };
-        sys::set_process_name(c"kiln-init", &format!("kiln-init {}", spec.attempt));
-        self.output = output;
-        self.log.renew(&spec);
-        self.announced = Announced::default();
-        self.spec = spec;
-        self.resting = false;
-        self.tell(&Tell::Opened);
-        Flow::GoOn
     }
 }
 
@@ -202,7 +182,7 @@ fn protect(spec: &Opening) -> Vec<String> {
 }
 
 /// Reading end, writing end.
-fn make_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn make_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let output = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     // Only the end that is init's own: the flag belongs to the open file, and a step that finds its
     // standard output non-blocking fails in odd ways.
@@ -240,7 +220,8 @@ fn listen_on(spec: &Opening, name: &str) -> Result<UnixListener, Failed> {
 /// A view of the mounts of its own, where there is something to mount; and the users that this takes, or
 /// those who own the network that is shared.
 fn enter_namespaces(spec: &Opening, joined: Option<&Joined>) -> Result<Mounts, Failed> {
-    let mount = spec.container.as_ref().map(|container| &container.root).or(spec.mount.as_ref());
+    let of_image = spec.container.as_ref().and_then(|container| container.root.layers());
+    let mount = of_image.or(spec.mount.as_ref());
     let user = match (&spec.sandbox, mount) {
         (Some(sandbox), _) => sandbox.user,
         (None, Some(mount)) => mount.user,
@@ -251,13 +232,24 @@ fn enter_namespaces(spec: &Opening, joined: Option<&Joined>) -> Result<Mounts, F
         (None, None) => return Ok(Mounts::OfMachine),
     };
     let has_root = joined.map_or(Ok(false), |joined| joined.enter(user))?;
-    enter_namespace(match (user, &spec.container) {
+    // A session that shares our network may be a container, with users that are ours then.
+    let is_below = user && !has_root && joined.is_some_and(Joined::is_apart);
+    let is_by_number = is_below || spec.container.is_none();
+    let many = spec.users.as_ref().filter(|users| !is_by_number || users.can_stay_same());
+    let users = match (user, &spec.container) {
         // Or those of the network that it shares, when root is one of them.
         (false, _) => Users::All,
         (true, _) if has_root => Users::All,
         (true, None) => Users::Same,
         (true, Some(_)) => Users::Root,
-    })?;
+    };
+    match many.filter(|_| users != Users::All) {
+        Some(many) => {
+            let place = if users == Users::Root { Place::Root } else { Place::Same };
+            enter_with_many(many, place, is_below)?;
+        }
+        None => enter_namespace(users)?,
+    }
     Ok(Mounts::Own)
 }
 
@@ -279,7 +271,12 @@ fn contain(
 ) -> Result<Option<Container>, Failed> {
     if let Some(wanted) = &spec.container {
         let around = Around { workspace, network_is_apart: network.is_apart, names };
-        return Container::make(wanted, &around, wanted.root.user).map(Some);
+        if let Some(daemon) = wanted.root.daemon() {
+            return Container::make_by_daemon((wanted, daemon), &around, spec).map(Some);
+        }
+        let one_user = wanted.root.layers().is_some_and(|root| root.user);
+        let single_user = one_user && spec.users.is_none();
+        return Container::make(wanted, &around, single_user).map(Some);
     }
     if let (Some(wanted), Some(private)) = (&spec.sandbox, private) {
         let workspace = Some(spec.directory.as_path());
@@ -325,9 +322,26 @@ pub(in crate::host) fn enter_namespace(users: Users) -> Result<(), Failed> {
                 .map_err(|cause| failed(&format!("cannot write `{file}`"), &cause))?;
         }
     }
+    detach()
+}
+
+/// What the machine mounts or unmounts is followed, and not the other way round.
+fn detach() -> Result<(), Failed> {
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", slave)
-        .map_err(|cause| failed("cannot detach from the machine's mounts", &cause.into()))
+        .map_err(|cause| Failed::isolation("cannot detach from the machine's mounts", &cause.into()))
+}
+
+/// As [`enter_namespace`], with subordinate users besides our own. `is_below`: in a namespace of another
+/// session, which has them too.
+fn enter_with_many(users: &Subordinate, place: Place, is_below: bool) -> Result<(), Failed> {
+    let what = "cannot make a user namespace";
+    // It writes the maps from outside, and must be outside before there is an inside.
+    let mapper = Mapper::start(users, place, is_below)
+        .map_err(|cause| Failed::isolation(what, &cause))?;
+    sys::unshare_mounts(true).map_err(|cause| Failed::isolation(what, &cause))?;
+    mapper.map().map_err(|why| Failed::words(&format!("{what} with its subordinate users: {why}")))?;
+    detach()
 }
 
 /// An error and its causes in one line.

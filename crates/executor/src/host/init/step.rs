@@ -45,6 +45,9 @@ impl Init {
         if self.far.is_some() {
             return self.begin_far(&command);
         }
+        if self.is_lost {
+            return self.host_gone();
+        }
         let streams = StepStreams {
             stdin: self.null.as_raw_fd(),
             stdout: self.output.1.as_raw_fd(),
@@ -196,6 +199,10 @@ impl Init {
         let Some(running) = self.running.take() else { return };
         let status = running.ended.expect("asked only when it has ended");
         self.drain();
+        if status.signal() == Some(libc::SIGKILL) && self.went_with_container() {
+            self.is_lost = true;
+            return self.host_gone();
+        }
         self.step_ended(exit_of(status), &running.meter);
     }
 

@@ -68,6 +68,14 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
 
 /// Every address of the machine but those of its loopback devices. Asked before it is left.
 pub(super) fn addresses() -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = with_masks().into_iter().map(|(address, _)| address).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Each with its network's mask, where it is one of IPv4.
+fn with_masks() -> Vec<(IpAddr, Option<Ipv4Addr>)> {
     let mut found = Vec::new();
     let mut first: *mut libc::ifaddrs = std::ptr::null_mut();
     // SAFETY: the list is made by the call, walked while it lives, and freed once.
@@ -79,9 +87,14 @@ pub(super) fn addresses() -> Vec<IpAddr> {
         while let Some(one) = next.as_ref() {
             next = one.ifa_next;
             let Some(address) = one.ifa_addr.as_ref() else { continue };
+            let mut mask = None;
             let address = match i32::from(address.sa_family) {
                 libc::AF_INET => {
                     let v4 = one.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned();
+                    if !one.ifa_netmask.is_null() {
+                        let v4 = one.ifa_netmask.cast::<libc::sockaddr_in>().read_unaligned();
+                        mask = Some(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)));
+                    }
                     IpAddr::V4(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)))
                 }
                 libc::AF_INET6 => {
@@ -91,25 +104,39 @@ pub(super) fn addresses() -> Vec<IpAddr> {
                 _ => continue,
             };
             if !address.is_loopback() {
-                found.push(address);
+                found.push((address, mask));
             }
         }
         libc::freeifaddrs(first);
     }
-    found.sort_unstable();
-    found.dedup();
     found
 }
 
 /// Makes the namespace refuse these addresses, and those of clouds, unless they become its own. By rules
 /// and not by routes, so that no route can be more specific and no choice of a device goes round them.
 pub(super) fn refuse(addresses: &[IpAddr]) -> Result<(), String> {
+    let whole = |address: &IpAddr| (*address, if address.is_ipv4() { 32 } else { 128 });
+    refuse_all(CLOUDS.iter().chain(addresses).map(whole))
+}
+
+/// As [`refuse`], of everything that is reached without a gateway from where we are.
+pub(super) fn refuse_neighbours() -> Result<(), String> {
+    let network = |(address, mask): (IpAddr, Option<Ipv4Addr>)| match (address, mask) {
+        (IpAddr::V4(address), Some(mask)) => {
+            Some((IpAddr::V4(address & mask), mask.to_bits().leading_ones() as u8))
+        }
+        _ => None,
+    };
+    refuse_all(with_masks().into_iter().filter_map(network))
+}
+
+fn refuse_all(networks: impl Iterator<Item = (IpAddr, u8)>) -> Result<(), String> {
     const NETLINK_ROUTE: i32 = 0;
     let what = "cannot refuse addresses in the job's network";
     let said = |cause: &io::Error| format!("{what}: {}", words(cause));
     let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_ROUTE).map_err(|e| said(&e))?;
-    for address in CLOUDS.iter().chain(addresses) {
-        match refuse_one(&socket, address) {
+    for (address, n_bits) in networks {
+        match refuse_one(&socket, &address, n_bits) {
             // A kernel without the protocol cannot send to its addresses either.
             Err(cause) if address.is_ipv6() && cause.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
             }
@@ -121,7 +148,7 @@ pub(super) fn refuse(addresses: &[IpAddr]) -> Result<(), String> {
 }
 
 /// `ip rule add to ADDRESS prohibit`, in the kernel's words (linux/fib_rules.h, linux/netlink.h).
-fn refuse_one(socket: &OwnedFd, address: &IpAddr) -> io::Result<()> {
+fn refuse_one(socket: &OwnedFd, address: &IpAddr, n_bits: u8) -> io::Result<()> {
     const HEADER_BYTES: usize = 16;
     const PROHIBIT: u8 = 8;
     const TO: u16 = 1;
@@ -132,7 +159,6 @@ fn refuse_one(socket: &OwnedFd, address: &IpAddr) -> io::Result<()> {
         IpAddr::V4(v4) => (libc::AF_INET, v4.octets().to_vec()),
         IpAddr::V6(v6) => (libc::AF_INET6, v6.octets().to_vec()),
     };
-    let n_bits = octets.len() as u8 * 8;
     let mut message = vec![0; HEADER_BYTES];
     message.extend([family as u8, n_bits, 0, 0, 0, 0, 0, PROHIBIT, 0, 0, 0, 0]);
     for (kind, value) in [(TO, octets), (PRIORITY, PRIORITY_OF_OURS.to_ne_bytes().to_vec())] {

@@ -22,6 +22,7 @@ mod names;
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -73,6 +74,11 @@ impl Joined {
         Ok(Some(Self { pid, held, is_apart }))
     }
 
+    /// Its network, and where that takes them its users, are not the machine's.
+    pub fn is_apart(&self) -> bool {
+        self.is_apart
+    }
+
     /// Enters the network, as one of the users who own it where that takes them. Says whether we are one of
     /// those users now, and root is another.
     pub fn enter(&self, user: bool) -> Result<bool, Failed> {
@@ -117,12 +123,38 @@ impl Network {
                 network.stack = Some(stack);
                 network.is_apart = true;
             }
-            (Reach::None | Reach::Of(_), None) => {
+            // Entered when the daemon has made it.
+            (Reach::None | Reach::Bridge, None) if is_daemons(spec) => {}
+            (Reach::None | Reach::Bridge | Reach::Of(_), None) => {
                 device::own()?;
                 network.is_apart = true;
             }
         }
         Ok(network)
+    }
+
+    /// Enters the network that a daemon has made for its container, and makes it refuse what ours refuse, and
+    /// the other containers on the same bridge. `resolvers` can be asked for names.
+    pub fn enter_daemons(
+        &mut self,
+        reach: &Reach,
+        stage: &OwnedFd,
+        resolvers: &[IpAddr],
+    ) -> Result<(), Failed> {
+        if !matches!(reach, Reach::None | Reach::Bridge) {
+            return Ok(());
+        }
+        let mut machine = device::addresses();
+        machine.retain(|address| !resolvers.contains(address));
+        let network = rustix::thread::ThreadNameSpaceType::NETWORK;
+        rustix::thread::move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(stage), network)
+            .map_err(|cause| Failed::isolation("cannot enter the container's network", &cause.into()))?;
+        self.is_apart = true;
+        if *reach == Reach::Bridge {
+            let refused = device::refuse(&machine).and_then(|()| device::refuse_neighbours());
+            refused.map_err(|why| Failed::words(&why))?;
+        }
+        Ok(())
     }
 
     /// Waits until there is a way out, or it is known why there is none.
@@ -135,6 +167,16 @@ impl Network {
     /// A process that is not the job's, with all that is below it.
     pub fn is_keeper(&self, pid: i32) -> bool {
         self.stack.as_ref().is_some_and(|stack| stack.is_keeper(pid))
+    }
+
+    /// Whether no connection is left in this process's network: the kernel keeps what it remembers of one, and
+    /// its port, for a minute.
+    pub fn is_without_connections() -> bool {
+        ["tcp", "tcp6"].into_iter().all(|table| {
+            let text = std::fs::read_to_string(format!("/proc/self/net/{table}"));
+            // A head line; a kernel without IPv6 has no second table.
+            text.unwrap_or_default().lines().count() <= 1
+        })
     }
 
     pub fn has_keeper(&self) -> bool {
@@ -159,6 +201,10 @@ impl Network {
             stack.end();
         }
     }
+}
+
+fn is_daemons(spec: &Opening) -> bool {
+    spec.container.as_ref().is_some_and(|container| container.root.daemon().is_some())
 }
 
 /// Where files of the network of a session are, below its folder.

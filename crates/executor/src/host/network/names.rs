@@ -9,7 +9,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use super::{folder, stack};
+use super::{folder, is_daemons, stack};
 use crate::Reach;
 use crate::host::wire::Opening;
 
@@ -27,6 +27,10 @@ pub(in crate::host) struct Names(PathBuf);
 impl Names {
     /// Writes them, where the session needs its own.
     pub fn write(spec: &Opening) -> io::Result<Option<Self>> {
+        if is_daemons(spec) {
+            // The daemon writes them.
+            return Ok(None);
+        }
         let own_name = spec.container.as_ref().map(|container| container.hostname.as_str());
         let reach = &spec.network.reach;
         if own_name.is_none() && *reach == Reach::Host && spec.network.names.is_empty() {
@@ -104,7 +108,9 @@ fn resolver(reach: &Reach, machine: &str) -> String {
     let server = match reach {
         Reach::Internet { through } => stack::resolver(through),
         Reach::Host => return machine.to_owned(),
-        Reach::None | Reach::Of(_) => return "# this job has no network\n".to_owned(),
+        Reach::None | Reach::Bridge | Reach::Of(_) => {
+            return "# this job has no network\n".to_owned();
+        }
     };
     let kept = ["search ", "domain ", "options "];
     let lines = machine.lines().filter(|line| kept.iter().any(|word| line.starts_with(word)));

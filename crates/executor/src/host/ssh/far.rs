@@ -1,7 +1,7 @@
 //! Init's side of a far session: what it asks of the relay, and what it makes of the answers.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufReader, BufWriter, IoSlice, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -22,6 +22,8 @@ use crate::{Remote, StepCommand, StepError};
 
 pub(in crate::host) struct Far {
     remote: Remote,
+    /// Of the folder there.
+    name: String,
     line: UnixStream,
     inbox: Inbox,
     relay: Pid,
@@ -64,6 +66,7 @@ impl Far {
         let (inbox, known) = (Inbox::default(), BTreeSet::new());
         Ok(Self {
             remote,
+            name: String::new(),
             line,
             inbox,
             relay,
@@ -83,6 +86,7 @@ impl Far {
         let random = call::random().map_err(|cause| in_words(&cause))?;
         let name = format!("{}-{}", spec.attempt, &random[..8]);
         let (remote, attempt_dir) = (self.remote.clone(), spec.attempt_dir.clone());
+        self.name.clone_from(&name);
         self.ask(&Order::Connect { remote, name, attempt_dir });
         match self.answer(owner)? {
             Report::Connected { .. } => {}
@@ -246,26 +250,42 @@ impl Far {
         if !self.stale || self.gone.is_some() {
             return Ok(());
         }
-        let host = self.remote.host.clone();
-        let failed = |why: &str| {
-            StepError::Other(format!("cannot fetch the files that were changed on `{host}`: {why}"))
-        };
-        let root = open_folder(workspace).map_err(|cause| failed(&in_words(&cause)))?;
-        let (ours, theirs) = io::pipe().map_err(|cause| failed(&in_words(&cause)))?;
-        self.ask_with(&Order::Fetch, theirs.into()).map_err(|cause| failed(&in_words(&cause)))?;
+        for whole in [false, true] {
+            let complete = self.fetch_once(workspace, whole, output, take).map_err(|why| {
+                let host = &self.remote.host;
+                let what = format!("cannot fetch the files that were changed on `{host}`: {why}");
+                StepError::Other(what)
+            })?;
+            if complete {
+                break;
+            }
+        }
+        self.stale = false;
+        Ok(())
+    }
+
+    /// `false`: by difference it cannot be done.
+    fn fetch_once(
+        &mut self,
+        workspace: &Path,
+        whole: bool,
+        output: &OwnedFd,
+        take: &mut dyn FnMut(),
+    ) -> Result<bool, String> {
+        let root = open_folder(workspace).map_err(|cause| in_words(&cause))?;
+        let (ours, theirs) = io::pipe().map_err(|cause| in_words(&cause))?;
+        let order = Order::Fetch { whole };
+        self.ask_with(&order, theirs.into()).map_err(|cause| in_words(&cause))?;
         let ours = Heeding { from: ours.into(), output, take: &mut *take };
         let mut from = BufReader::with_capacity(256 << 10, ours);
-        let unpacked = unpack::unpack(&root, &mut from, &mut self.known);
+        let unpacked = skip_greeting(&mut from, &self.name)
+            .and_then(|()| unpack::unpack(&root, &mut from, &mut self.known));
         drop(from);
-        let moved = self.moved(output, take);
-        match (unpacked, moved) {
-            (Ok(()), Ok(())) => {
-                self.stale = false;
-                Ok(())
-            }
-            (Err(cause), Ok(())) => Err(failed(&in_words(&cause))),
-            (Err(cause), Err(why)) if why.is_empty() => Err(failed(&in_words(&cause))),
-            (_, Err(why)) => Err(failed(&why)),
+        match (unpacked, self.moved(output, take)) {
+            (Ok(complete), Ok(())) => Ok(complete),
+            (Err(cause), Ok(())) => Err(in_words(&cause)),
+            (Err(cause), Err(why)) if why.is_empty() => Err(in_words(&cause)),
+            (_, Err(why)) => Err(why),
         }
     }
 
@@ -326,6 +346,9 @@ impl Far {
     }
 }
 
+/// Of one line that a login shell says; what is longer is as many.
+const GREETING_LINE_BYTES_MAX: u64 = 64 << 10;
+
 impl Drop for Far {
     fn drop(&mut self) {
         let _ = rustix::process::kill_process(self.relay, Signal::TERM);
@@ -343,6 +366,22 @@ impl io::Read for Heeding<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         await_readable(self.from.as_fd(), self.output, self.take);
         Ok(rustix::io::read(&self.from, buffer)?)
+    }
+}
+
+/// Reads up to the line with the name of the folder there. Before it is what a login shell says to
+/// everybody.
+fn skip_greeting(from: &mut impl BufRead, name: &str) -> io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let n_read = from.take(GREETING_LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        // A greeting without an end of its own line stands before ours.
+        match line.strip_suffix(b"\n") {
+            Some(line) if line.ends_with(name.as_bytes()) => return Ok(()),
+            _ if n_read == 0 => return Err(archive::odd("it has no beginning")),
+            _ => {}
+        }
     }
 }
 

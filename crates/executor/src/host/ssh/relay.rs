@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::line::Line;
+use super::line::{Line, Transfer};
 use crate::Remote;
 use crate::host::init::{receive, timespec};
 use crate::host::sys::{self, Forked};
@@ -39,8 +39,8 @@ pub(super) enum Order {
     Say(String),
     /// An archive for the workspace there; its reading end comes attached.
     Send,
-    /// The changed files of the workspace there, into the end that comes attached.
-    Fetch,
+    /// The changed files of the workspace there, or all, into the end that comes attached.
+    Fetch { whole: bool },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -187,15 +187,18 @@ impl Relay {
                 }
                 Ok(())
             }
-            Order::Send | Order::Fetch => {
-                let end = self.inbox.descriptors.pop();
-                let moved = match (&self.line, end) {
-                    (Some(line), Some(end)) => line.transfer(matches!(order, Order::Send), end),
-                    _ => Err("there is no connection".to_owned()),
-                };
-                self.report(&Report::Moved(moved))
-            }
+            Order::Send => self.transfer(Transfer::Send),
+            Order::Fetch { whole } => self.transfer(Transfer::Fetch { whole }),
         }
+    }
+
+    fn transfer(&mut self, what: Transfer) -> io::Result<()> {
+        let end = self.inbox.descriptors.pop();
+        let moved = match (&self.line, end) {
+            (Some(line), Some(end)) => line.transfer(what, end),
+            _ => Err("there is no connection".to_owned()),
+        };
+        self.report(&Report::Moved(moved))
     }
 
     /// Until the far side is there, or has failed.

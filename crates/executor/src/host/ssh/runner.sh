@@ -182,6 +182,8 @@ k_find() {
         esac ;;
     esac
 }
+# A login shell may have greeted on this stream before.
+printf '%s\n' "$k_mark"
 k_say "ready $k_dir"
 k_listen | k_execute
 cd / || exit

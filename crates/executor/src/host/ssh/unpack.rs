@@ -19,11 +19,14 @@ use super::archive::{self, Entry, Kind, is_absent, odd};
 
 /// Reads the whole stream: one letter for its form, the names of all files, and those that may have
 /// changed. `known`: what is on the far side as far as we know; kept up to date.
+///
+/// `false`: a name is new and its file did not come, so it is not as new as its name. Then everything
+/// must come.
 pub(super) fn unpack(
     root: &OwnedFd,
     from: &mut impl BufRead,
     known: &mut BTreeSet<PathBuf>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let mut form = [0];
     from.read_exact(&mut form)?;
     let mut there = BTreeSet::new();
@@ -33,10 +36,9 @@ pub(super) fn unpack(
         _ => return Err(odd("it has no beginning")),
     }
     let mut folders = Vec::new();
+    let mut came = BTreeSet::new();
     while let Some(entry) = archive::next(from)? {
-        if form == [b'w'] {
-            there.insert(entry.path.clone());
-        }
+        came.insert(entry.path.clone());
         if entry.path.as_os_str().is_empty() {
             continue;
         }
@@ -52,6 +54,12 @@ pub(super) fn unpack(
     }
     // What follows is padding.
     io::copy(from, &mut io::sink())?;
+    let is_new = |path: &Path| !path.as_os_str().is_empty() && !known.contains(path);
+    if form == [b'w'] {
+        there = came;
+    } else if there.iter().any(|path| is_new(path) && !came.contains(path)) {
+        return Ok(false);
+    }
     // The deepest first: what is in a folder goes before it.
     for path in known.iter().rev().filter(|path| !there.contains(*path)) {
         remove(root, path)?;
@@ -62,7 +70,7 @@ pub(super) fn unpack(
         set_mode(&parent, &name, mode)?;
     }
     *known = there;
-    Ok(())
+    Ok(true)
 }
 
 /// Names with a zero after each, and an empty one at the end.

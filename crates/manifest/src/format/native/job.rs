@@ -9,7 +9,7 @@ use crate::node::{Node, Spanned, Text};
 use crate::written::{Cache, Combination, Job, Lock, Matrix, Run, Service, Step, Workspace};
 
 use super::read::{is_true, many, one_or_many, pairs, texts};
-use super::surroundings::surroundings;
+use super::surroundings::{limits, surroundings};
 
 pub fn job(name: &Text, node: &Node) -> Job {
     let text = |key| node.get(key).and_then(Node::text);
@@ -176,6 +176,7 @@ fn service(name: &Text, node: &Node) -> Option<Service> {
         ready: node.get("ready").and_then(Node::text),
         ready_timeout: timeout_at(node, "ready_timeout"),
         command: node.get("command").map(|command| texts(command.items())),
+        limits: node.get("limits").map(limits).unwrap_or_default(),
     })
 }
 

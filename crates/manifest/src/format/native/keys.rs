@@ -336,7 +336,14 @@ static COMBINATIONS: Shape = Shape::Many(&Shape::Each("an axis", &Shape::Scalar)
 static SERVICES: Shape =
     Shape::Each("a service", &Shape::Either(&[Shape::Text("an image"), Shape::Map(&SERVICE)]));
 static SERVICE: Keys = Keys {
-    foreign: &[("environment", "write `env`"), ("healthcheck", "write `ready: pg_isready`")],
+    foreign: &[
+        ("environment", "write `env`"),
+        ("healthcheck", "write `ready: pg_isready`"),
+        ("memory", "write `limits: { memory: 2GB }`"),
+        ("mem_limit", "write `limits: { memory: 2GB }`"),
+        ("cpus", "write `limits: { cpu: 2 }`"),
+        ("ports", "remove it: a service is reached by its name, on every port"),
+    ],
     ..keys(
         "a service",
         &[
@@ -345,6 +352,7 @@ static SERVICE: Keys = Keys {
             key("ready", &COMMAND, "A command that succeeds when the service can be used."),
             key("ready_timeout", &Shape::Duration, "How long it may take until then; default 1m."),
             key("command", &Shape::List(&Shape::Scalar), "A program and its arguments."),
+            key("limits", &LIMITS, "How much of the machine its own processes may use."),
         ],
     )
 };

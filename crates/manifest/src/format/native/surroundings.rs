@@ -47,7 +47,8 @@ fn truth(job: &Node, key: &str) -> Option<Spanned<bool>> {
     Some(Spanned::new(node.truth()?, node.span.clone()))
 }
 
-fn limits(node: &Node) -> Limits {
+/// What is written as `limits`, of a job or of a service.
+pub fn limits(node: &Node) -> Limits {
     let text = |key| node.get(key).and_then(Node::text).map(|text| text.value);
     Limits {
         cpu_millis: text("cpu").and_then(|text| shape::processors(&text)),
