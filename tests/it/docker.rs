@@ -46,7 +46,7 @@ fn a_job_in_dockers_container_is_as_one_in_kilns_own() {
     executor: docker
     network: none
     limits: { memory: 64MB, pids: 50 }
-    steps: ['cat made; echo ${{ needs.first.outputs.answer }}; exit 3']
+    steps: ['cat made; echo $KILN_NEEDS_FIRST_ANSWER; exit 3']
 ";
     let world = World::new();
     let tree = world.repository_with("work", &[(".kiln.yml", manifest), ("file", "of the tree\n")]);

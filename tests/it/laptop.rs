@@ -202,7 +202,11 @@ fn a_job_whose_session_was_killed_leaves_no_process() {
     assert_eq!(processes_with(&mark), Vec::<String>::new());
     let run = show(&tree, 1);
     // Not the step's doing.
-    assert_eq!((&run["state"], &run["jobs"][0]["state"]), (&"failed".into(), &"lost".into()), "{run}");
+    assert_eq!(
+        (&run["state"], &run["jobs"][0]["state"]),
+        (&"failed".into(), &"lost".into()),
+        "{run}"
+    );
 }
 
 /// Process ids whose command line has this text.

@@ -83,8 +83,7 @@ fn a_lost_connection_is_tried_again_when_the_job_says_so() {
 fn the_files_that_came_back_can_be_looked_at() {
     let world = World::new();
     let far = Sshd::start(&world);
-    let manifest =
-        "jobs:\n  deploy:\n    ssh: far\n    steps: [\"mkdir d; echo x > d/made; mv d moved; exit 3\"]\n";
+    let manifest = "jobs:\n  deploy:\n    ssh: far\n    steps: [\"mkdir d; echo x > d/made; mv d moved; exit 3\"]\n";
     let tree = world.repository_with("work", &[(".kiln.yml", manifest)]);
     let said = run(&world, &tree, &far);
     assert_eq!(said.code, Some(1));

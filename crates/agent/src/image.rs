@@ -162,7 +162,7 @@ pub(crate) fn run_in(
     let history = history::of(workspaces, assignment, prepared);
     binds.extend(history.into_iter().map(|at| Bind { from: at.clone(), to: at, writable: false }));
     spec.container = Some(Container {
-        root: root.into(),
+        root,
         workspace: WORKSPACE.into(),
         binds,
         user: assignment.job.user.clone().unwrap_or_else(|| image.config.user.clone()),

@@ -294,7 +294,7 @@ impl<S: JobSource, E: Executor> One<S, E> {
         env.insert("KILN_ATTEMPT".to_owned(), attempt.to_string());
         let directory = if config.directory.is_empty() { "/" } else { &config.directory };
         let container = Container {
-            root: root.into(),
+            root,
             workspace: directory.into(),
             binds: Vec::new(),
             user: config.user.clone(),

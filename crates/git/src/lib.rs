@@ -12,6 +12,7 @@ pub mod command;
 pub mod mirror;
 pub mod refs;
 pub mod objects;
+mod recent;
 pub mod commit;
 pub mod tree;
 mod walk;

@@ -168,6 +168,18 @@ impl Mirror {
         CommitInfo::parse(&header.id, &self.objects.read(&header.id, "commit")?)
     }
 
+    /// Reads commits, by their ids, with their top folders and these files of the first, all together: whatever
+    /// of these is asked for next costs nothing. What cannot be read is told when it is asked for.
+    pub fn read_ahead(&self, commits: &[&str], files: &[&str]) {
+        let is_known = |id: &&str| self.objects.is_known(id);
+        if commits.iter().any(|id| !refs::is_object_id(id)) || commits.iter().all(is_known) {
+            return;
+        }
+        let files = commits.iter().take(1).flat_map(|id| files.iter().map(move |file| format!("{id}:{file}")));
+        let each = commits.iter().flat_map(|id| [(*id).to_owned(), format!("{id}^{{tree}}")]);
+        self.objects.read_ahead(&each.chain(files).collect::<Vec<_>>());
+    }
+
     /// A file of a commit's tree; `None`: nothing is there. Symlinks are followed inside the tree.
     /// Refuses what is no file, and more than `max` bytes.
     pub fn file(&self, commit: &str, path: &str, max: usize) -> Result<Option<Vec<u8>>, GitError> {
@@ -190,7 +202,7 @@ impl Mirror {
             let what = format!("`{}`", path.escape_debug());
             return Err(GitError::TooLarge { what, n_bytes, max: max as u64 });
         }
-        self.objects.read(&entry.id, "blob").map(Some)
+        self.objects.read(&entry.id, "blob").map(|bytes| Some(bytes.to_vec()))
     }
 
     /// Paths that differ between two commits, lossily decoded; a renamed file is two paths.

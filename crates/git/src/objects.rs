@@ -20,6 +20,7 @@ use kiln_stdx::process;
 
 use crate::command;
 use crate::error::GitError;
+use crate::recent::Recent;
 use crate::repair;
 
 /// How long the process stays after its last use. A push is often followed by another, or by jobs
@@ -69,6 +70,8 @@ struct Process {
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// What it has answered.
+    recent: Recent,
 }
 
 impl Objects {
@@ -91,11 +94,57 @@ impl Objects {
 
     /// What an object is. `name` is an id or a checked revision; `None`: there is none.
     pub fn info(self: &Arc<Self>, name: &str) -> Result<Option<Header>, GitError> {
+        if let Some(known) = self.known(|recent| recent.header(name)) {
+            return Ok(Some(known));
+        }
         self.ask("info", &[name.to_owned()], &mut |_, header, _| Ok(header))
     }
 
+    /// Reads small objects together, so that each is there when it is asked for by itself. What is missing or
+    /// cannot be read is told then. `names` are checked revisions, or paths in such.
+    pub fn read_ahead(self: &Arc<Self>, names: &[String]) {
+        let mut wanted: Vec<Header> = Vec::new();
+        let listed = self.ask("info", names, &mut |_, header, _| {
+            let new = header.filter(|new| !wanted.iter().any(|old| old.id == new.id));
+            wanted.extend(new.filter(Recent::may_keep));
+            Ok(Some(()))
+        });
+        if listed.is_err() || wanted.is_empty() {
+            return;
+        }
+        let ids: Vec<String> = wanted.into_iter().map(|header| header.id).collect();
+        let mut read = Vec::new();
+        let all = self.each(&ids, &mut |_, header, content| {
+            let mut bytes = Vec::with_capacity(usize::try_from(header.n_bytes).unwrap_or(0));
+            content.read_to_end(&mut bytes).map_err(broken)?;
+            read.push((header.clone(), bytes.into()));
+            Ok(())
+        });
+        if all.is_ok() {
+            self.keep(&read);
+        }
+    }
+
+    pub fn is_known(&self, id: &str) -> bool {
+        self.known(|recent| recent.header(id)).is_some()
+    }
+
+    /// From what is in memory.
+    fn known<T>(&self, find: impl FnOnce(&Recent) -> Option<T>) -> Option<T> {
+        find(&self.lock().process.as_ref()?.recent)
+    }
+
+    fn keep(&self, read: &[(Header, Arc<[u8]>)]) {
+        if let Some(process) = &mut self.lock().process {
+            read.iter().for_each(|(header, bytes)| process.recent.keep(header, bytes));
+        }
+    }
+
     /// An object of the wanted kind, whole.
-    pub fn read(self: &Arc<Self>, name: &str, kind: &'static str) -> Result<Vec<u8>, GitError> {
+    pub fn read(self: &Arc<Self>, name: &str, kind: &'static str) -> Result<Arc<[u8]>, GitError> {
+        if let Some(known) = self.known(|recent| recent.bytes(name, kind)) {
+            return Ok(known);
+        }
         let missing = || GitError::NotFound { kind, name: name.to_owned() };
         let header = self.info(name)?.filter(|h| h.kind == kind).ok_or_else(missing)?;
         if header.n_bytes > OBJECT_BYTES_MAX {
@@ -106,6 +155,8 @@ impl Objects {
         self.each(std::slice::from_ref(&header.id), &mut |_, _, content| {
             content.read_to_end(&mut bytes).map(drop).map_err(broken)
         })?;
+        let bytes: Arc<[u8]> = bytes.into();
+        self.keep(&[(header, bytes.clone())]);
         Ok(bytes)
     }
 
@@ -248,7 +299,8 @@ impl Process {
             .map_err(|cause| GitError::process(doing, process::failed_start(&git, cause)))?;
         match (child.stdin.take(), child.stdout.take()) {
             (Some(requests), Some(answers)) => {
-                Ok(Self { child, requests, answers: BufReader::with_capacity(64 << 10, answers) })
+                let answers = BufReader::with_capacity(64 << 10, answers);
+                Ok(Self { child, requests, answers, recent: Recent::default() })
             }
             _ => Err(GitError::Failed { doing, message: "git has no pipes".to_owned() }),
         }

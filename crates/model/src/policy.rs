@@ -28,7 +28,7 @@ pub struct JobPolicy {
     /// What is written for it in errors: `this server` or `kiln run`.
     pub whose: &'static str,
     /// Where it is written, if anywhere.
-    pub file: Option<PolicyFile>,
+    pub file: Option<Box<PolicyFile>>,
     /// Never holds `Auto`.
     pub executors: Vec<ExecutorKind>,
     /// Which executor `auto` means for a job with an image: `Oci` or `Docker`.

@@ -159,7 +159,7 @@ impl Governor {
             lines.extend(lines::of_section(&rules.text, &format!("projects.{project}.jobs")));
         }
         let file = |path: &PathBuf| PolicyFile { path: path.display().to_string(), lines };
-        JobPolicy { file: self.path.as_ref().map(file), ..policy }
+        JobPolicy { file: self.path.as_ref().map(file).map(Box::new), ..policy }
     }
 }
 

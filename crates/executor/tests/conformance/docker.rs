@@ -11,7 +11,7 @@ use kiln_executor::{
 use kiln_model::plan::{Limits, Volume};
 use kiln_model::{AttemptId, Exit};
 
-use crate::bench::{Bench, Case, Subject, lives, read_when_there, sh, step, text, until};
+use crate::bench::{Bench, Case, Subject, lives, sh, step, text, until};
 use crate::cases;
 use crate::container::make_image;
 use crate::dockerd::{Dockerd, IMAGE};
@@ -440,5 +440,4 @@ async fn a_daemon_that_dies_in_the_middle_takes_the_step_along(bench: Bench<Dock
     session.close().await.unwrap();
     killed.join().unwrap();
     assert!(!lives(&pid.to_string()));
-    let _ = read_when_there(&bench.path("upper/begun"));
 }

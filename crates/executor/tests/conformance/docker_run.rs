@@ -65,7 +65,8 @@ pub fn cases() -> Vec<Case<DockerRun>> {
 async fn what_cannot_run_is_told_by_the_codes_of_shells(bench: Bench<DockerRun>) {
     std::fs::write(bench.path("work/plain"), "text").unwrap();
     let work = format!("{}:/work", bench.path("work").display());
-    for (program, code) in [("no-such-program", 127), ("/no/such/program", 127), ("/work/plain", 126)]
+    for (program, code) in
+        [("no-such-program", 127), ("/no/such/program", 127), ("/work/plain", 126)]
     {
         let mut run = bench.executor.docker();
         run.args(["run", "--rm", "--network", "none", "--volume", &work, IMAGE, program]);
@@ -262,10 +263,7 @@ impl Session for Container {
         }
     }
 
-    async fn remount(
-        &mut self,
-        _: Option<kiln_stdx::overlay::Mount>,
-    ) -> Result<bool, StepError> {
+    async fn remount(&mut self, _: Option<kiln_stdx::overlay::Mount>) -> Result<bool, StepError> {
         Ok(false)
     }
 

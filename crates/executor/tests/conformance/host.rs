@@ -10,9 +10,7 @@ use kiln_model::Exit;
 use kiln_stdx::process;
 use tokio::sync::watch;
 
-use crate::bench::{
-    Bench, Case, Subject, lives, read_when_there, sh, spec_in, step, text, until,
-};
+use crate::bench::{Bench, Case, Subject, lives, read_when_there, sh, spec_in, step, text, until};
 use crate::cases;
 use crate::overlay::{on, overlay};
 

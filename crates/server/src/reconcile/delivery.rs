@@ -191,6 +191,7 @@ impl Prepared {
             return Ok(());
         }
         let id = trigger.commit.clone();
+        plan::read_ahead(mirror, &trigger);
         if !mirror.has(&id)? {
             mirror.fetch()?;
         }

@@ -18,11 +18,19 @@ pub enum Outcome {
     Nothing(String),
 }
 
+/// Reads what planning will ask for, at once.
+pub fn read_ahead(mirror: &Mirror, trigger: &Trigger) {
+    let commits: Vec<&str> =
+        [Some(trigger.commit.as_str()), trigger.before.as_deref()].into_iter().flatten().collect();
+    mirror.read_ahead(&commits, FILE_NAMES);
+}
+
 /// The trigger with what its commit says, and what came of planning.
 pub fn plan(
     mirror: &Mirror,
     mut trigger: Trigger,
 ) -> Result<(Trigger, CommitInfo, Outcome), GitError> {
+    read_ahead(mirror, &trigger);
     let commit = mirror.commit(&trigger.commit)?;
     trigger.commit.clone_from(&commit.commit);
     trigger.title.clone_from(&commit.title);

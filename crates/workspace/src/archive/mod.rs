@@ -28,8 +28,8 @@ pub use error::{Bound, UnpackError};
 pub(crate) use pack::pack;
 pub use pack::{PackError, Packed};
 pub(crate) use unpack::Marks;
-pub(crate) use unpack::{unpack_as, unpack_image};
 pub use unpack::{Bounds, Over, Unpacked, unpack};
+pub(crate) use unpack::{unpack_as, unpack_image};
 
 /// Parts of one file between holes. Who unpacks holds their places in memory; a file with more is packed
 /// as if it had none.

@@ -525,7 +525,7 @@ fn a_layer_of_an_image_ends_as_its_builder_likes() {
         assert_eq!(place.to().join("a").exists(), !layer.is_empty());
     }
     let cut =
-        unpack_as(&whole[..700], &Place::new().folder.path(), Marks::Image { user: true }, &BOUNDS);
+        unpack_as(&whole[..700], Place::new().folder.path(), Marks::Image { user: true }, &BOUNDS);
     assert!(cut.unwrap_err().to_string().contains("it ends too early"));
 }
 

@@ -35,7 +35,7 @@ pub async fn job(
         allow(&mut local, allowed);
         let runs = local.runs().await?;
         let enter = Enter { secrets: true, ..enter };
-        let scene = of_runs(&runs, *row, &enter).await.map_err(|failure| with_way(failure))?;
+        let scene = of_runs(&runs, *row, &enter).await.map_err(with_way)?;
         let config = local.data.config();
         return Ok(found(scene, String::new(), local.data.local(), config));
     }

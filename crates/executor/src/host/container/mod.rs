@@ -27,6 +27,7 @@ mod device;
 mod workspace;
 mod user;
 mod privilege;
+mod filter;
 mod looks;
 
 use std::ffi::{CStr, OsStr};

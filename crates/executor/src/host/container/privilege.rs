@@ -11,13 +11,9 @@
     reason = "capabilities and filters have no safe interface between vfork and exec"
 )]
 
-use std::collections::BTreeMap;
+use seccompiler::BpfProgram;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
-};
-
+use super::filter::{self, Verdict};
 use crate::host::init::Failed;
 
 /// Kept by root: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE,
@@ -98,6 +94,8 @@ const FAMILIES: &[libc::c_int] = &[
     libc::AF_TIPC,
 ];
 
+const EPERM: u16 = libc::EPERM as u16;
+
 const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -110,48 +108,43 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
 #[derive(Debug)]
 pub(in crate::host) struct Powers {
     /// `None`: nothing is taken.
-    filters: Option<Vec<BpfProgram>>,
+    filter: Option<BpfProgram>,
 }
 
 impl Powers {
     /// `privileged`: it keeps everything.
     pub fn new(privileged: bool) -> Result<Self, Failed> {
-        if privileged {
-            return Ok(Self { filters: None });
-        }
-        let wrong =
-            |why: String| Failed::words(&format!("cannot make the filter of system calls: {why}"));
-        let refused = refused().map_err(|error| wrong(error.to_string()))?;
-        let unknown = UNKNOWN.iter().map(|call| (*call, Vec::new())).collect();
-        let filter = |rules, errno: libc::c_int| {
-            let answer = SeccompAction::Errno(errno.cast_unsigned());
-            let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-            let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, arch)?;
-            BpfProgram::try_from(filter)
-        };
-        Ok(Self {
-            filters: Some(vec![
-                filter(refused, libc::EPERM).map_err(|error| wrong(error.to_string()))?,
-                filter(unknown, libc::ENOSYS).map_err(|error| wrong(error.to_string()))?,
-            ]),
-        })
+        Self::with(privileged, &[])
     }
 
     /// As [`Powers::new`], where there is one user: a change of owner succeeds and changes nothing. It could
     /// not be made, and what installs packages would give up over it.
     pub fn of_one_user(privileged: bool) -> Result<Self, Failed> {
-        let mut powers = Self::new(privileged)?;
-        let wrong =
-            |why: String| Failed::words(&format!("cannot make the filter of system calls: {why}"));
-        let owners = OWNERS.iter().map(|call| (*call, Vec::new())).collect();
-        let arch = TargetArch::try_from(std::env::consts::ARCH);
-        let arch = arch.map_err(|error| wrong(error.to_string()))?;
-        let filter =
-            SeccompFilter::new(owners, SeccompAction::Allow, SeccompAction::Errno(0), arch);
-        let filter =
-            filter.and_then(BpfProgram::try_from).map_err(|error| wrong(error.to_string()))?;
-        powers.filters.iter_mut().for_each(|filters| filters.push(filter.clone()));
-        Ok(powers)
+        Self::with(privileged, OWNERS)
+    }
+
+    /// `pretended`: calls that succeed and do nothing.
+    fn with(privileged: bool, pretended: &[libc::c_long]) -> Result<Self, Failed> {
+        if privileged {
+            return Ok(Self { filter: None });
+        }
+        let of = |calls: &[libc::c_long], verdict| {
+            calls.iter().map(move |call| (*call, verdict)).collect()
+        };
+        let lists: [Vec<_>; 3] = [
+            of(REFUSED, Verdict::Answer(EPERM)),
+            of(UNKNOWN, Verdict::Answer(libc::ENOSYS as u16)),
+            of(pretended, Verdict::Answer(0)),
+        ];
+        let by_argument = [
+            (libc::SYS_socket, Verdict::OneOf(FAMILIES, EPERM)),
+            (libc::SYS_clone, Verdict::AnyBit(NAMESPACES.cast_unsigned(), EPERM)),
+        ];
+        let rules = [lists.concat(), by_argument.to_vec()].concat();
+        let filter = filter::program(&rules).map_err(|why| {
+            Failed::words(&format!("cannot make the filter of system calls: {why}"))
+        })?;
+        Ok(Self { filter: Some(filter) })
     }
 
     /// Takes them. Between vfork and exec: system calls only.
@@ -160,11 +153,12 @@ impl Powers {
     ///
     /// The caller is a child that will become another program.
     pub unsafe fn take(&self, uid: u32) -> bool {
-        let Some(filters) = &self.filters else { return true };
+        let Some(filter) = &self.filter else { return true };
         // SAFETY: numbers and pointers to memory that lives until exec; each call is checked, or may fail
         // because what it takes is not there.
         unsafe {
-            for capability in (0..=CAPABILITY_MAX).filter(|capability| KEPT & 1 << capability == 0) {
+            for capability in (0..=CAPABILITY_MAX).filter(|capability| KEPT & 1 << capability == 0)
+            {
                 // The first number that the kernel does not have is refused; so are those after it.
                 if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
                     break;
@@ -175,17 +169,12 @@ impl Powers {
             if !set_capabilities(kept) || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
                 return false;
             }
-            for filter in filters {
-                let program = libc::sock_fprog {
-                    len: filter.len() as libc::c_ushort,
-                    filter: filter.as_ptr().cast_mut().cast(),
-                };
-                let mode = libc::SECCOMP_MODE_FILTER;
-                if libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) != 0 {
-                    return false;
-                }
-            }
-            true
+            let program = libc::sock_fprog {
+                len: filter.len() as libc::c_ushort,
+                filter: filter.as_ptr().cast_mut().cast(),
+            };
+            let mode = libc::SECCOMP_MODE_FILTER;
+            libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) == 0
         }
     }
 }
@@ -199,23 +188,4 @@ unsafe fn set_capabilities(kept: u64) -> bool {
     let sets = [low, low, 0, high, high, 0];
     // SAFETY: the kernel reads the two structures, which have its layout.
     unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) == 0 }
-}
-
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
-
-fn refused() -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    let family = |family: &libc::c_int| {
-        let same = SeccompCondition::new(0, Len::Dword, Op::Eq, u64::from(family.cast_unsigned()))?;
-        SeccompRule::new(vec![same])
-    };
-    rules.insert(libc::SYS_socket, FAMILIES.iter().map(family).collect::<Result<_, _>>()?);
-    let mut new_namespace = Vec::new();
-    for bit in (0..32).map(|bit| 1_i32 << bit).filter(|bit| NAMESPACES & bit != 0) {
-        let bit = u64::from(bit.cast_unsigned());
-        let has = SeccompCondition::new(0, Len::Dword, Op::MaskedEq(bit), bit)?;
-        new_namespace.push(SeccompRule::new(vec![has])?);
-    }
-    rules.insert(libc::SYS_clone, new_namespace);
-    Ok(rules)
 }

@@ -87,7 +87,8 @@ async fn what_is_not_changed_is_not_written_here(bench: Bench<Far>) {
 
 /// A folder that moves takes along files that have not changed by it.
 async fn what_was_moved_comes_back_from_where_it_is(bench: Bench<Far>) {
-    for (name, content) in [("a/in/f", "of a"), ("b/in/f", "of b"), ("c\nd/f", "of c"), ("e", "e")] {
+    for (name, content) in [("a/in/f", "of a"), ("b/in/f", "of b"), ("c\nd/f", "of c"), ("e", "e")]
+    {
         let path = bench.path("work").join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();

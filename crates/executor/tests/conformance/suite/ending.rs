@@ -7,7 +7,8 @@ use kiln_model::Exit;
 use tokio::sync::watch;
 
 use crate::bench::{
-    Bench, Case, Subject, code, command, marked, n_zombies, read_when_there, runs, sh, step, text, until,
+    Bench, Case, Subject, code, command, marked, n_zombies, read_when_there, runs, sh, step, text,
+    until,
 };
 use crate::cases;
 

@@ -39,9 +39,10 @@ async fn the_workspace_is_seen_and_kept<E: Subject>(bench: Bench<E>) {
     let (exit, log) = bench.run(sh(script)).await;
     assert_eq!((exit, text(&log).as_str()), (Exit::SUCCESS, "tool\nbefore"));
     let read = |name: &str| std::fs::read_to_string(work.join(name)).unwrap();
-    assert_eq!(["file", "turns", "new/n", "new/same", "empty"].map(read), [
-        "after", "file\n", "n\n", "n\n", ""
-    ]);
+    assert_eq!(
+        ["file", "turns", "new/n", "new/same", "empty"].map(read),
+        ["after", "file\n", "n\n", "n\n", ""]
+    );
     for gone in ["gone", "removed", "kept"] {
         assert!(!work.join(gone).exists(), "{gone}");
     }
@@ -64,8 +65,14 @@ async fn every_step_finds_what_the_last_one_left<E: Subject>(bench: Bench<E>) {
 async fn names_of_any_bytes_are_seen_and_kept<E: Subject>(bench: Bench<E>) {
     let work = bench.path("work");
     let long = "n".repeat(255);
-    let odd: &[&[u8]] =
-        &[b"caf\xe9", b"new\nline", b" a 'b' \"c\" $(d) `e` \\", b"-rf", b"\x01\x7f", long.as_bytes()];
+    let odd: &[&[u8]] = &[
+        b"caf\xe9",
+        b"new\nline",
+        b" a 'b' \"c\" $(d) `e` \\",
+        b"-rf",
+        b"\x01\x7f",
+        long.as_bytes(),
+    ];
     for name in odd {
         std::fs::write(work.join(OsStr::from_bytes(name)), name).unwrap();
     }
@@ -87,7 +94,8 @@ async fn names_of_any_bytes_are_seen_and_kept<E: Subject>(bench: Bench<E>) {
 async fn unicode_is_passed_on_everywhere<E: Subject>(bench: Bench<E>) {
     let words = "\u{1f525} brännöfen \u{4e2d}\u{6587} e\u{301} \u{200d}";
     std::fs::create_dir(bench.path("work").join(words)).unwrap();
-    let mut command = command(["sh", "-c", "echo \"$WORDS|$1|${PWD##*/}\"; : > \"$1\"", "sh", words]);
+    let mut command =
+        command(["sh", "-c", "echo \"$WORDS|$1|${PWD##*/}\"; : > \"$1\"", "sh", words]);
     command.env = [("WORDS".to_owned(), words.to_owned())].into();
     command.directory = Some(words.to_owned());
     let (exit, log) = bench.run(command).await;

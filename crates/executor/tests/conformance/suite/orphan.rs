@@ -57,7 +57,10 @@ impl Owner {
         spec.grace = Duration::from_millis(100);
         // By these a lost process is known: whose it is, and in which folder.
         spec.env.insert("KILN_ATTEMPT".to_owned(), spec.attempt.to_string());
-        spec.env.insert("KILN_OUTPUT".to_owned(), spec.attempt_dir.join("output").display().to_string());
+        spec.env.insert(
+            "KILN_OUTPUT".to_owned(),
+            spec.attempt_dir.join("output").display().to_string(),
+        );
         let mut session = executor.open(spec).await.expect("the session opens");
         step(&mut session, sh("echo one")).await.expect("it runs");
         let background = mark_in(&self.folder, "background");

@@ -11,8 +11,7 @@ use kiln_model::plan::Limits;
 use kiln_stdx::clock::Stopwatch;
 
 use crate::bench::{
-    Bench, Case, Subject, below_me, command, marked, n_zombies, read_when_there, sh, step,
-    until,
+    Bench, Case, Subject, below_me, command, marked, n_zombies, read_when_there, sh, step, until,
 };
 use crate::cases;
 use crate::limits::has_groups;
