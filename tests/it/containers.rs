@@ -103,12 +103,13 @@ fn a_job_runs_in_the_image_that_it_names() {
 fn jobs_in_one_image_find_nothing_of_one_another() {
     let world = World::new();
     let job = |n: usize, step: &str| {
-        format!("  j{n:02}: {{ image: 'docker-archive:tiny.tar', network: none, steps: ['{step}'] }}\n")
+        format!(
+            "  j{n:02}: {{ image: 'docker-archive:tiny.tar', network: none, steps: ['{step}'] }}\n"
+        )
     };
     let leaves = "test ! -e /tmp/mark && touch /tmp/mark /dev/shm/mark && echo is job $KILN_JOB";
     let looks = "test ! -e /tmp/mark && test ! -e /dev/shm/mark && echo is job $KILN_JOB";
-    let jobs: String =
-        (0..12).map(|n| job(n, if n % 4 == 2 { leaves } else { looks })).collect();
+    let jobs: String = (0..12).map(|n| job(n, if n % 4 == 2 { leaves } else { looks })).collect();
     let tree = world.repository_with("work", &[(".kiln.yml", &format!("jobs:\n{jobs}"))]);
     save_image(&tree.path.join("tiny.tar"), &scratch(&world));
     let said = tree.kiln(["run", "--jobs", "1"]).success().said();

@@ -4,7 +4,7 @@ use kiln_it::site::{Site, job};
 use kiln_it::{World, wait};
 use rustix::process::Signal;
 
-use crate::containers::{save_image, scratch};
+use crate::containers::{pack, save_image, scratch};
 
 /// Answers on one port with its host's name, and says so first.
 const WEB: &str = "{ image: 'docker-archive:tiny.tar', ready: 'busybox nc -w 1 web 80 < /dev/null', \
@@ -79,6 +79,27 @@ fn a_service_that_is_never_ready_is_told_with_its_last_words() {
     assert!(!said.contains("| never"), "no step ran: {said}");
     let kept = tree.kiln(["artifacts", "#1/gone"]).success().said();
     assert!(kept.contains("services/db.log"), "{kept}");
+}
+
+/// As databases want it: the program is asked, by the signal that its image names, and ends its own.
+#[test]
+fn a_service_is_asked_to_end_by_the_signal_of_its_image() {
+    let world = World::new();
+    let job = "{ image: 'docker-archive:tiny.tar', network: none, services: { db: { image: 'docker-archive:db.tar' } }, \
+               steps: ['true'] }";
+    let tree = world.repository_with("work", &[(".kiln.yml", &format!("jobs:\n  a: {job}\n"))]);
+    let scratch = scratch(&world);
+    save_image(&tree.path.join("tiny.tar"), &scratch);
+    let asked = r#"trap 'echo asked; exit' INT; trap 'echo told' TERM; echo up; while :; do sleep 0.1; done"#;
+    let health = r#"{"Test":["CMD","test","-e","/up"]}"#;
+    let asked = asked.replace("echo up", "echo up; touch /up");
+    let config = format!(
+        r#"{{"Env":["PATH=/bin"],"StopSignal":"SIGINT","Healthcheck":{health},"Cmd":["sh","-c","{asked}"]}}"#
+    );
+    pack(&tree.path.join("db.tar"), &scratch, &config);
+    tree.kiln(["run"]).success();
+    let log = tree.kiln(["logs", "#1/a", "--service", "db"]).success().said();
+    assert_eq!(log, "up\nasked\n");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::process::Stdio;
 use kiln_it::{Site, Terminal, WorkTree, World, wait};
 use rustix::process::Signal;
 
+use crate::containers::{save_image, scratch};
+
 const FAILING: &str = "\
 env: { COLOUR: red }
 jobs:
@@ -155,6 +157,24 @@ fn keys_and_the_size_of_the_window_reach_what_runs() {
     shell.until("here");
     shell.types("\u{3}");
     assert_eq!(shell.code(), Some(130));
+}
+
+/// `tty` is asked by whatever draws on the screen.
+#[test]
+fn a_terminal_has_a_name_in_a_container_and_in_a_sandbox() {
+    let world = World::new();
+    let manifest = "jobs:
+  inside: { image: 'docker-archive:tiny.tar', network: none, steps: ['true'] }
+  apart: { sandbox: true, network: none, steps: ['true'] }
+";
+    let tree = world.repository_with("work", &[(".kiln.yml", manifest)]);
+    save_image(&tree.path.join("tiny.tar"), &scratch(&world));
+    tree.kiln(["run"]).success();
+    for (job, tty) in [("#1/inside", ["busybox", "tty"].as_slice()), ("#1/apart", &["tty"])] {
+        let mut shell = enter(&world, &tree, &[&[job, "--"], tty].concat());
+        shell.until("/dev/pts/0");
+        assert_eq!(shell.code(), Some(0));
+    }
 }
 
 #[test]

@@ -247,7 +247,13 @@ impl<S: JobSource, E: Executor> Attempt<'_, S, E> {
             told(source.step_started(lease, index(position), log_from))?;
         }
         let ended = match command {
-            Some(command) => self.session.step(command, cancel).await,
+            Some(command) => {
+                let (shared, assignment) = (self.shared, self.assignment);
+                // The step is asked for when this is first looked at, and runs during the rest.
+                let runs = self.session.step(command, cancel);
+                let noted = async { self.boundaries.note(shared, assignment) };
+                tokio::join!(biased; runs, noted).0
+            }
             None => match self.session.resume(cancel).await {
                 Ok(Some(done)) => Ok(done.exit),
                 Ok(None) => Err(StepError::Gone),

@@ -5,6 +5,7 @@
 //! That is never worth a job: when a step has left something running that uses the workspace, or the
 //! disk is full, there is no boundary there and the job goes on.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_api::agent::Assignment;
@@ -25,14 +26,24 @@ pub(crate) struct Boundaries {
     mount: Option<Mount>,
     /// The outputs as they were noted last.
     output: String,
+    /// The boundary that is there and not noted yet.
+    unnoted: Option<Unnoted>,
+}
+
+/// Before which step, what the steps before have given, and the kernel's folder of the mount that went.
+struct Unnoted {
+    step: u32,
+    output: String,
+    work: Option<PathBuf>,
 }
 
 impl Boundaries {
     pub fn over(mount: Option<Mount>) -> Self {
-        Self { mount, output: String::new() }
+        Self { mount, output: String::new(), unnoted: None }
     }
 
-    /// To be called before the step at this position is started, and after others of the session.
+    /// To be called before the step at this position is started, and after others of the session. What
+    /// need not be done before the step is left to [`Boundaries::note`].
     ///
     /// # Errors
     ///
@@ -54,23 +65,44 @@ impl Boundaries {
             // The job hears of it at its end, and so would one that began here.
             return Ok(());
         };
-        let new = self.mount.as_ref().map(|mount| workspaces.new_top(attempt, step, mount));
-        let settled = match new.transpose() {
-            Ok(Some(None)) => true,
-            Ok(new) => self.remount(session, new.flatten()).await?,
+        let Some(mount) = &self.mount else {
+            if self.remount(session, None).await? {
+                match copy(workspaces, assignment, step, self.changed(&output)).await {
+                    Ok(()) => self.output = output,
+                    Err(error) => untaken(assignment, step, &error),
+                }
+            }
+            return Ok(());
+        };
+        let work = mount.work.clone();
+        let (settled, work) = match workspaces.new_top(attempt, step, mount) {
+            Ok(None) => (true, None),
+            Ok(new) => (self.remount(session, new).await?, Some(work)),
             Err(error) => {
                 untaken(assignment, step, &error);
-                false
+                (false, None)
             }
         };
-        if settled {
-            let noted = (output != self.output).then(|| output.clone());
-            match keep(workspaces, assignment, step, self.mount.clone(), noted).await {
-                Ok(()) => self.output = output,
-                Err(error) => untaken(assignment, step, &error),
-            }
-        }
+        self.unnoted = settled.then_some(Unnoted { step, output, work });
         Ok(())
+    }
+
+    /// Makes the boundary known that was taken last. To be called when the step after it runs, which does
+    /// not wait for this: a boundary that is lost with this process is lost like any other.
+    pub fn note<S, E: Executor>(&mut self, shared: &Shared<S, E>, assignment: &Assignment) {
+        let Some(Unnoted { step, output, work }) = self.unnoted.take() else { return };
+        let (workspaces, attempt) = (&shared.options.workspaces, assignment.lease.attempt);
+        match workspaces.keep_step(attempt, step, self.mount.as_ref(), self.changed(&output)) {
+            Ok(()) => self.output = output,
+            Err(error) => untaken(assignment, step, &error),
+        }
+        // What cannot be removed now is removed with the attempt's folder.
+        let _ = work.map(|work| workspaces.clear(&work));
+    }
+
+    /// The outputs, if they are not as they were noted last.
+    fn changed(&self, output: &str) -> Option<String> {
+        (output != self.output).then(|| output.to_owned())
     }
 
     async fn remount(
@@ -86,17 +118,13 @@ impl Boundaries {
     }
 }
 
-async fn keep(
+async fn copy(
     workspaces: &Arc<Workspaces>,
     assignment: &Assignment,
     step: u32,
-    mount: Option<Mount>,
     output: Option<String>,
 ) -> Result<(), WorkspaceError> {
     let (workspaces, attempt) = (workspaces.clone(), assignment.lease.attempt);
-    if mount.is_some() {
-        return workspaces.keep_step(attempt, step, mount.as_ref(), output);
-    }
     let copied = move || workspaces.keep_step(attempt, step, None, output);
     let copied = tokio::task::spawn_blocking(copied).await;
     copied.unwrap_or_else(|error| Err(WorkspaceError::Other(error.to_string())))

@@ -14,11 +14,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kiln_git::Mirror;
 use kiln_model::inputs::{Decided, Inputs};
 use kiln_model::key::InputFile;
 use kiln_model::limit::INPUT_FILES_MAX;
+use kiln_stdx::spread;
 use rustix::fs::{self as sys, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -45,6 +48,9 @@ pub(crate) enum InputError {
     #[error("cannot read `{}`: {cause}", .path.display())]
     Read { path: PathBuf, cause: io::Error },
 }
+
+/// Of many bytes the digest is made several times as fast as of as many in small pieces.
+const HASHED_AT_ONCE: usize = 64 << 10;
 
 /// What is being listed.
 #[derive(Default)]
@@ -106,21 +112,23 @@ pub(crate) fn of_working_tree(
     inputs: &Inputs,
     digests: Option<&Digests>,
 ) -> Result<Listing, InputError> {
-    let mut walk = Walk {
-        root,
-        hidden: HashMap::new(),
-        inputs,
-        reader: digests.map(|digests| digests.reader(root)),
-        looks: blake3::Hasher::new(),
-        found: Found::default(),
-    };
+    let mut tree = Tree { root, hidden: HashMap::new(), inputs };
     for path in hidden {
         if let (Some(folder), Some(name)) = (path.parent(), path.file_name()) {
-            walk.hidden.entry(folder).or_default().insert(name);
+            tree.hidden.entry(folder).or_default().insert(name);
         }
     }
+    let mut walk = Walk {
+        folders: tree.folders()?,
+        root,
+        reader: digests.map(|digests| digests.reader(root)),
+        looks: blake3::Hasher::new(),
+        unhashed: Vec::with_capacity(HASHED_AT_ONCE),
+        found: Found::default(),
+    };
     let done = walk.go();
-    let Walk { reader, looks, found, .. } = walk;
+    let Walk { reader, mut looks, unhashed, found, .. } = walk;
+    looks.update(&unhashed);
     if let Some(reader) = reader {
         reader.keep();
     }
@@ -128,13 +136,23 @@ pub(crate) fn of_working_tree(
     Ok(found.listing(inputs, Some(looks.finalize())))
 }
 
-struct Walk<'a> {
+/// What is looked at.
+struct Tree<'a> {
     root: &'a Path,
     /// Names, by the folder that they are in.
     hidden: HashMap<&'a Path, HashSet<&'a OsStr>>,
     inputs: &'a Inputs,
+}
+
+/// Goes through what was seen.
+struct Walk<'a> {
+    root: &'a Path,
+    /// What is in each folder, in the order of names.
+    folders: HashMap<PathBuf, Vec<Item>>,
     reader: Option<crate::digests::Reader<'a>>,
     looks: blake3::Hasher,
+    /// How the last files look, one after the other.
+    unhashed: Vec<u8>,
     found: Found,
 }
 
@@ -147,29 +165,25 @@ struct Item {
     go_below: bool,
 }
 
-impl Walk<'_> {
-    /// In the order of names, a folder before what is in it: looks are compared, and a listing in order
-    /// need not be put in order.
-    fn go(&mut self) -> Result<(), InputError> {
-        // A stack of our own: trees may be deeper than a thread's.
-        let mut todo = vec![self.items(Path::new(""), Decided::default())?.into_iter()];
-        while let Some(level) = todo.last_mut() {
-            let Some(Item { path, decided, looks, go_below }) = level.next() else {
-                todo.pop();
-                continue;
-            };
-            let below = match go_below {
-                true => Some(self.items(&path, decided)?.into_iter()),
-                false => None,
-            };
-            if let Some(looks) = looks {
-                self.take(path, looks, decided)?;
+impl Tree<'_> {
+    /// Looks at everything.
+    fn folders(&self) -> Result<HashMap<PathBuf, Vec<Item>>, InputError> {
+        let folders = Mutex::new(HashMap::new());
+        let n_files = AtomicUsize::new(0);
+        let all = vec![(PathBuf::new(), Decided::default())];
+        spread::work_off(all, |(path, above), more| {
+            let items = self.items(&path, above)?;
+            let below = items.iter().filter(|item| item.go_below);
+            more.extend(below.map(|item| (item.path.clone(), item.decided)));
+            let n_here = items.iter().filter(|item| item.looks.is_some()).count();
+            if n_files.fetch_add(n_here, Ordering::Relaxed) + n_here > INPUT_FILES_MAX {
+                return Err(InputError::TooMany);
             }
-            todo.extend(below);
-        }
-        Ok(())
+            folders.lock().unwrap_or_else(PoisonError::into_inner).insert(path, items);
+            Ok(())
+        })?;
+        Ok(folders.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
-
     /// Looked at through the open folder: the kernel then need not walk to each file.
     fn items(&self, folder: &Path, above: Decided) -> Result<Vec<Item>, InputError> {
         let at = self.root.join(folder);
@@ -227,13 +241,40 @@ impl Walk<'_> {
         let looks = looked.filter(|_| is_input).map(|looked| looks_of(&looked));
         Ok((go_below || is_input).then_some(Item { path, decided, looks, go_below }))
     }
+}
+
+impl Walk<'_> {
+    /// In the order of names, a folder before what is in it: looks are compared, and a listing in order
+    /// need not be put in order.
+    fn go(&mut self) -> Result<(), InputError> {
+        // A stack of our own: trees may be deeper than a thread's.
+        let mut todo = vec![self.below(Path::new(""))];
+        while let Some(level) = todo.last_mut() {
+            let Some(Item { path, decided, looks, go_below }) = level.next() else {
+                todo.pop();
+                continue;
+            };
+            let below = go_below.then(|| self.below(&path));
+            if let Some(looks) = looks {
+                self.take(path, looks, decided)?;
+            }
+            todo.extend(below);
+        }
+        Ok(())
+    }
+
+    fn below(&mut self, folder: &Path) -> std::vec::IntoIter<Item> {
+        self.folders.remove(folder).unwrap_or_default().into_iter()
+    }
 
     fn take(&mut self, path: PathBuf, looks: Looks, decided: Decided) -> Result<(), InputError> {
-        let mut text = [0; 1 + 8 * 8];
-        for (bytes, number) in text[1..].as_chunks_mut().0.iter_mut().zip(looks) {
-            *bytes = number.to_le_bytes();
+        self.unhashed.extend_from_slice(path.as_os_str().as_bytes());
+        self.unhashed.push(0);
+        looks.iter().for_each(|number| self.unhashed.extend_from_slice(&number.to_le_bytes()));
+        if self.unhashed.len() >= HASHED_AT_ONCE {
+            self.looks.update(&self.unhashed);
+            self.unhashed.clear();
         }
-        self.looks.update(path.as_os_str().as_bytes()).update(&text);
         let Some(reader) = &mut self.reader else { return Ok(()) };
         // As the file system gives it, in 32 bits.
         let mode = u32::try_from(looks[2]).unwrap_or(0);

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kiln_api::layers::{
-    CacheEntry, ImageLayer, Kept, LayerUsage, Layers, Stays, Unwanted,
-};
+use kiln_api::layers::{CacheEntry, ImageLayer, Kept, LayerUsage, Layers, Stays, Unwanted};
 use kiln_model::RunId;
 use kiln_model::layer::{Collected, LayerId, LayerKind, Verified};
 use kiln_workspace::{Victims, WorkspaceError, Workspaces};

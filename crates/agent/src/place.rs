@@ -2,8 +2,9 @@
 //!
 //! A job that left its workspace as it had found it leaves a *spare*: the mount and the process that
 //! holds it, without anything of the job, for the next job of the same run on the same layers.
-//! Making these costs more than many a job. A spare is young: what its mount remembers of a working
-//! tree that somebody is editing must not be older than eyes can tell.
+//! Making these costs more than many a job. What its mount remembers of a working tree that somebody is
+//! editing must not be older than eyes can tell: an older spare is not used, or, being a container, has its
+//! workspace mounted anew.
 //!
 //! Always: a spare is in nobody's hands, and when it is not taken it is closed and its folder
 //! removed.
@@ -15,7 +16,7 @@ use std::time::Duration;
 use kiln_api::agent::{Assignment, JobSource};
 use kiln_executor::{Container, Executor, OpenError, Root, Session, SessionSpec};
 use kiln_image::Image;
-use kiln_model::layer::{Digest, LayerId};
+use kiln_model::layer::{Digest, LayerId, Source};
 use kiln_model::plan::{Network, View};
 use kiln_model::{AttemptId, Surroundings};
 use kiln_stdx::Subordinate;
@@ -26,13 +27,19 @@ use crate::agent::{Shared, report};
 use crate::job::{OUTPUT_FILE, prepare};
 use crate::{environment, image, named, network, remote, sandbox};
 
-/// How long after it was made a place may be given to another job.
+/// How long after its workspace was mounted a place may be given to another job as it is, when it shows a
+/// working tree.
 const FRESH_FOR: Duration = Duration::from_millis(250);
+/// How long a container waits for another job.
+const WAITS_FOR: Duration = Duration::from_secs(2);
+/// So many spares for each job that runs at the same time. Only jobs in different containers leave more.
+const SPARES_MAX: usize = 2;
 
 /// A workspace with its session, and what it was before the job.
 pub(crate) struct Place {
     prepared: Prepared,
     untouched: Untouched,
+    /// When its workspace was mounted.
     made_at: Duration,
     /// Where the session is a container.
     inside: Option<Inside>,
@@ -58,6 +65,7 @@ struct Of {
 pub(crate) struct Spare<T> {
     session: T,
     place: Place,
+    rests_since: Duration,
     /// Whose folder it is in.
     attempt: AttemptId,
     layers: Vec<LayerId>,
@@ -93,7 +101,7 @@ impl<T: Session> Spares<T> {
             spare.attempt.run == assignment.lease.attempt.run
                 && spare.place.inside.as_ref().map(|inside| &inside.of) == of.as_ref()
                 && (&spare.layers, spare.sees) == (&assignment.layers, sees(assignment))
-                && spare.place.is_fresh(now)
+                && now < spare.expire_at()
         };
         let at = spares.iter().rposition(fits)?;
         Some(spares.remove(at))
@@ -101,12 +109,12 @@ impl<T: Session> Spares<T> {
 
     /// When the first of them is too old.
     pub fn expire_at(&self) -> Option<Duration> {
-        self.lock().iter().map(|spare| spare.place.made_at + FRESH_FOR).min()
+        self.lock().iter().map(Spare::expire_at).min()
     }
 
     /// Those that are too old at `now`.
     pub fn expired(&self, now: Duration) -> Vec<Spare<T>> {
-        self.lock().extract_if(.., |spare| !spare.place.is_fresh(now)).collect()
+        self.lock().extract_if(.., |spare| spare.expire_at() <= now).collect()
     }
 
     pub fn all(&self) -> Vec<Spare<T>> {
@@ -115,6 +123,15 @@ impl<T: Session> Spares<T> {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Spare<T>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Spare<T> {
+    fn expire_at(&self) -> Duration {
+        match self.place.inside {
+            Some(_) => self.rests_since + WAITS_FOR,
+            None => self.place.made_at + FRESH_FOR,
+        }
     }
 }
 
@@ -207,12 +224,17 @@ pub(crate) async fn open<S: JobSource, E: Executor>(
                 image::speak_of(assignment, &shared.options.machine_env, image, &mut spec);
                 place.inside = Some(inside);
             }
-            match session.renew(spec).await {
-                Ok(()) => {
+            let renewed = session.renew(spec).await;
+            let renewed = match renewed {
+                Ok(()) => look_again(shared, assignment, &mut session, &mut place, &prepared).await,
+                Err(_) => false,
+            };
+            match renewed {
+                true => {
                     let mount = prepared.mount.clone();
                     return Ok((session, Some(Place { prepared, ..place }), mount));
                 }
-                Err(_) => {
+                false => {
                     let _ = session.close().await;
                     prepare(shared, assignment).await.map_err(OpenError::Other)?
                 }
@@ -247,6 +269,33 @@ pub(crate) async fn open<S: JobSource, E: Executor>(
     Ok((session, place, mount))
 }
 
+/// Mounts the workspace of a renewed session anew when it may show a working tree of earlier. `false`: the
+/// session cannot be used.
+async fn look_again<S: JobSource, E: Executor>(
+    shared: &Shared<S, E>,
+    assignment: &Assignment,
+    session: &mut E::Session,
+    place: &mut Place,
+    prepared: &Prepared,
+) -> bool {
+    let now = shared.options.clock.monotonic();
+    let sees_tree =
+        matches!(assignment.source, Source::WorkingTree { .. }) && sees(assignment).source;
+    if !sees_tree || place.is_fresh(now) {
+        return true;
+    }
+    if session.remount(prepared.mount.clone()).await != Ok(true) {
+        return false;
+    }
+    match shared.options.workspaces.untouched(assignment.lease.attempt) {
+        Some(untouched) => {
+            (place.untouched, place.made_at) = (untouched, now);
+            true
+        }
+        None => false,
+    }
+}
+
 /// Gives a session the network of its job.
 fn connect<S, E: Executor>(
     shared: &Shared<S, E>,
@@ -269,7 +318,11 @@ pub(crate) async fn keep<S: JobSource, E: Executor>(
 ) -> Result<(), E::Session> {
     let attempt = assignment.lease.attempt;
     let clock = &shared.options.clock;
-    let lasts = |place: &Place| !assignment.is_last && place.is_fresh(clock.monotonic());
+    let n_max = SPARES_MAX * shared.options.n_slots.max(1);
+    let is_soon_used = |place: &Place| place.inside.is_some() || place.is_fresh(clock.monotonic());
+    let lasts = |place: &Place| {
+        !assignment.is_last && is_soon_used(place) && shared.spares.lock().len() < n_max
+    };
     let wanted = |place: &Place| is_plain(assignment) && lasts(place);
     let Some(place) = place.filter(wanted) else {
         return Err(session);
@@ -284,7 +337,8 @@ pub(crate) async fn keep<S: JobSource, E: Executor>(
         report(&format!("cannot keep the steps of {attempt}: {error}"));
     }
     let (layers, sees) = (assignment.layers.clone(), sees(assignment));
-    shared.spares.lock().push(Spare { session, place, attempt, layers, sees });
+    let rests_since = clock.monotonic();
+    shared.spares.lock().push(Spare { session, place, rests_since, attempt, layers, sees });
     Ok(())
 }
 
@@ -350,6 +404,7 @@ fn spec<S, E: Executor>(
         attempt,
         attempt_dir,
         users: None,
+        stop_signal: None,
         mount: prepared.mount.clone(),
         further: prepared.further.clone(),
         read_only: assignment.mirror.iter().cloned().collect(),

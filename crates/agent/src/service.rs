@@ -313,6 +313,7 @@ impl<S: JobSource, E: Executor> One<S, E> {
             masked: self.assignment.secrets.values().cloned().collect(),
             log_bytes_max: options.log_bytes_max,
             grace: options.grace,
+            stop_signal: config.stop_signal,
             orphan_for: options.orphan_for,
             limits: self.service.limits,
             ..SessionSpec::bare(attempt, folder.to_owned(), folder.to_owned(), self.log())

@@ -90,6 +90,11 @@ impl<S: Session> Visiting<S> {
         }
     }
 
+    /// Where what belongs to its session lies.
+    pub fn folder(&self) -> &std::path::Path {
+        self.visit.folder()
+    }
+
     /// Runs one command to its end, as [`Session::visit`].
     pub async fn run(
         &mut self,
@@ -146,6 +151,7 @@ fn spec(assignment: &Assignment, visit: &Visit, machine_env: &[(String, String)]
         orphan_for: std::time::Duration::ZERO,
         remote: None,
         users: None,
+        stop_signal: None,
         limits: assignment.job.limits,
         sandbox: None,
     }

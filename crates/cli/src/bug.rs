@@ -10,6 +10,13 @@ pub const HOW_TO_REPORT: &str =
 
 /// The exit code of a bug.
 const EXIT: i32 = 70;
+/// Of what the machine lacks.
+const EXIT_ELSEWHERE: i32 = 3;
+
+/// The one panic that is not ours: the standard library and the runtime have no other word for it.
+const NO_THREAD: &str = "error: this machine gives kiln no further thread: a limit on processes is reached\n\
+                         help: raise it (`ulimit -u`, `TasksMax=` of a systemd unit, `--pids-limit` of a container), or \
+                         end what else runs as this user\n";
 
 /// Must be called before anything that can panic.
 ///
@@ -18,18 +25,27 @@ const EXIT: i32 = 70;
 pub fn install_hook() {
     std::panic::set_hook(Box::new(|info| {
         output::restore_terminal();
-        output::emergency(&describe(info));
+        let message = message(info);
+        if is_no_thread(&message) {
+            output::emergency(NO_THREAD);
+            std::process::exit(EXIT_ELSEWHERE);
+        }
+        output::emergency(&describe(info, &message));
         std::process::exit(EXIT);
     }));
 }
 
-fn describe(info: &PanicHookInfo<'_>) -> String {
-    let message = info
-        .payload()
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| info.payload().downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
+fn message(info: &PanicHookInfo<'_>) -> String {
+    let text = info.payload().downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| info.payload().downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+fn is_no_thread(message: &str) -> bool {
+    ["failed to spawn thread", "can't spawn worker thread"].iter().any(|it| message.contains(it))
+}
+
+fn describe(info: &PanicHookInfo<'_>, message: &str) -> String {
     let place = info.location().map_or("an unknown place".to_owned(), ToString::to_string);
     let mut text = format!("error: kiln {} panicked at {place}\n", env!("CARGO_PKG_VERSION"));
     text.push_str(&format!("  cause: {message}\n"));
@@ -38,4 +54,20 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
     }
     text.push_str(&format!("help: {HOW_TO_REPORT}\n"));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_cannot_be_made_is_not_a_bug() {
+        for said in [
+            "failed to spawn thread: Os { code: 11, kind: WouldBlock, message: \"Resource temporarily unavailable\" }",
+            "OS can't spawn worker thread: Resource temporarily unavailable (os error 11)",
+        ] {
+            assert!(is_no_thread(said), "{said}");
+        }
+        assert!(!is_no_thread("index out of bounds: the len is 0 but the index is 0"));
+    }
 }

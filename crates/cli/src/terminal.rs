@@ -69,13 +69,19 @@ pub struct Lent {
 }
 
 impl Lent {
-    /// Gives the inner end too. The person's terminal should be raw by now.
-    pub fn begin() -> io::Result<(Self, OwnedFd)> {
+    /// Gives the inner end too. The person's terminal should be raw by now. `outer`: of a terminal that the
+    /// place has made for this; else it is one of the machine's.
+    pub fn begin(outer: Option<OwnedFd>) -> io::Result<(Self, OwnedFd)> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let outer = openpt(flags)?;
-        grantpt(&outer)?;
-        unlockpt(&outer)?;
-        let inner = ioctl_tiocgptpeer(&outer, flags)?;
+        let of_place = outer.and_then(|outer| unlocked(outer, flags).ok());
+        let (outer, inner) = match of_place {
+            Some(both) => both,
+            None => {
+                let outer = openpt(flags)?;
+                grantpt(&outer)?;
+                unlocked(outer, flags)?
+            }
+        };
         let outer = File::from(outer);
         let (stop, listening) = pipe_with(PipeFlags::CLOEXEC)?;
         let (keys, shown) = (outer.try_clone()?, outer.try_clone()?);
@@ -100,6 +106,13 @@ impl Lent {
         drop((outer, _listening));
         let _ = screen.await;
     }
+}
+
+/// Both ends.
+fn unlocked(outer: OwnedFd, flags: OpenptFlags) -> io::Result<(OwnedFd, OwnedFd)> {
+    unlockpt(&outer)?;
+    let inner = ioctl_tiocgptpeer(&outer, flags)?;
+    Ok((outer, inner))
 }
 
 /// Passes on what is typed until there is nobody to listen or nobody to type.

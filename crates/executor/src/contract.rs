@@ -207,6 +207,9 @@ pub struct SessionSpec {
     pub log_bytes_max: u64,
     /// Between TERM and KILL.
     pub grace: Duration,
+    /// The number of a signal that asks the program of the step to end, in the place of a TERM to all
+    /// processes; when that program has ended, the others get KILL. As images of services want it.
+    pub stop_signal: Option<i32>,
     /// How long the session may wait for a new owner when its owner is gone, before it kills
     /// everything. A step that runs is let finish first. Zero: everything is killed at once.
     pub orphan_for: Duration,
@@ -245,6 +248,7 @@ impl SessionSpec {
             log,
             log_bytes_max: u64::MAX,
             grace: Duration::ZERO,
+            stop_signal: None,
             orphan_for: Duration::ZERO,
             limits: Limits::default(),
             sandbox: None,

@@ -16,7 +16,8 @@ mod mask;
 pub mod host;
 
 pub use contract::{
-    Attached, Bind, Container, Daemon, Executor, LogPosition, OpenError, Reach, Remote, Root, Sandbox,
-    Session, SessionNetwork, SessionSpec, StepCommand, StepDone, StepError, Streams, Voice,
+    Attached, Bind, Container, Daemon, Executor, LogPosition, OpenError, Reach, Remote, Root,
+    Sandbox, Session, SessionNetwork, SessionSpec, StepCommand, StepDone, StepError, Streams,
+    Voice,
 };
 pub use host::{HostExecutor, HostSession, OverlayKind, Spawner};

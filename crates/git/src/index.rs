@@ -16,6 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use kiln_stdx::fs::Named;
+use rustix::fs::FileType;
 use sha2::Digest;
 
 use crate::error::GitError;
@@ -61,6 +62,12 @@ pub fn unlike(at: &Path, id_bytes: usize, files: &[(PathBuf, Metadata)]) -> Opti
 }
 
 const HEAD_BYTES: usize = 12;
+
+/// The id of an empty file.
+const EMPTY_ID: [u8; 20] = [
+    0xe6, 0x9d, 0xe2, 0x9b, 0xb2, 0xd1, 0xd6, 0x43, 0x4b, 0x8b, 0x29, 0xae, 0x77, 0x5a, 0xd8, 0xc2,
+    0xe4, 0x8c, 0x53, 0x91,
+];
 
 const LOOKS_BYTES: usize = 40;
 
@@ -123,6 +130,31 @@ fn wrapped(number: i64) -> u32 {
     short(number.cast_unsigned())
 }
 
+/// How a file looks, in the words of an index: both times, inode, mode, owner, group and size.
+pub(crate) struct Stamp([u32; 9]);
+
+impl Stamp {
+    pub fn of(meta: &rustix::fs::Stat) -> Self {
+        let mode = match FileType::from_raw_mode(meta.st_mode) {
+            FileType::RegularFile if meta.st_mode & 0o100 != 0 => 0o100_755,
+            FileType::RegularFile => 0o100_644,
+            FileType::Symlink => 0o120_000,
+            _ => 0,
+        };
+        Self([
+            wrapped(meta.st_ctime),
+            short(meta.st_ctime_nsec),
+            wrapped(meta.st_mtime),
+            short(meta.st_mtime_nsec),
+            short(meta.st_ino),
+            mode,
+            meta.st_uid,
+            meta.st_gid,
+            short(meta.st_size.cast_unsigned()),
+        ])
+    }
+}
+
 /// An index that was read.
 pub(crate) struct Index<'a> {
     bytes: &'a [u8],
@@ -162,7 +194,7 @@ impl<'a> Index<'a> {
         self.starts.len() - 1
     }
 
-    fn path(&self, entry: usize) -> &'a [u8] {
+    pub fn path(&self, entry: usize) -> &'a [u8] {
         let from = self.starts[entry] + LOOKS_BYTES + self.id_bytes + 2;
         let padded = &self.bytes[from..self.starts[entry + 1]];
         &padded[..padded.iter().position(|byte| *byte == 0).unwrap_or(padded.len())]
@@ -198,7 +230,40 @@ impl<'a> Index<'a> {
         number.map_or(0, |number| u32::from_be_bytes(*number))
     }
 
-    fn is_submodule(&self, entry: usize) -> bool {
+    /// Whether it says all that there is to say, and of each file once: no part of it lies elsewhere, and
+    /// nobody has told git what to take for granted.
+    pub fn is_plain(&self) -> bool {
+        const MARKS: u8 = 0xf0;
+        let flags = |entry: &usize| self.bytes[self.starts[*entry] + LOOKS_BYTES + self.id_bytes];
+        let is_marked = |entry: usize| flags(&entry) & MARKS != 0;
+        if (0..self.len()).any(is_marked) {
+            return false;
+        }
+        let mut rest = &self.bytes[self.starts[self.len()]..self.bytes.len() - self.id_bytes];
+        // `name[4] n_bytes[4] …`, with a name in small letters for what must be understood.
+        while let Some((head, below)) = rest.split_first_chunk::<8>() {
+            let n_bytes = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+            let Some(next) = usize::try_from(n_bytes).ok().and_then(|n| below.get(n..)) else {
+                return false;
+            };
+            if !head[0].is_ascii_uppercase() {
+                return false;
+            }
+            rest = next;
+        }
+        rest.is_empty()
+    }
+
+    /// Whether a file looks in every way as it did.
+    pub fn is_just(&self, entry: usize, now: &Stamp) -> bool {
+        let then = [0, 4, 8, 12, 20, 24, 28, 32, 36].map(|at| self.number(entry, at));
+        let id = self.starts[entry] + LOOKS_BYTES;
+        // By a size of nothing git also says that it was not sure.
+        let is_sure = now.0[8] != 0 || self.bytes[id..].starts_with(&EMPTY_ID);
+        then == now.0 && is_sure && self.number(entry, 0) != 0
+    }
+
+    pub fn is_submodule(&self, entry: usize) -> bool {
         self.number(entry, 24) == 0o160_000
     }
 

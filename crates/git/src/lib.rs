@@ -26,6 +26,7 @@ mod modules;
 mod pin;
 mod repair;
 pub mod working_tree;
+mod glance;
 mod look;
 mod keep;
 

@@ -15,6 +15,7 @@ use kiln_stdx::process;
 
 use crate::command;
 use crate::error::GitError;
+use crate::glance;
 use crate::lend::quoted;
 use crate::working_tree::WorkingTree;
 
@@ -49,6 +50,14 @@ impl WorkingTree {
 
     /// As [`WorkingTree::look_now`], with the index at a path. Both are only read.
     pub fn look(&self, index: &Path) -> Result<Look, GitError> {
+        match glance::strangers(&self.root, index) {
+            Some(strangers) if strangers.is_empty() => return Ok(Look::default()),
+            // Only git knows what is ignored.
+            Some(strangers) if strangers.len() <= FOLDERS_AT_ONCE => {
+                return self.ask(index, "--untracked-files=normal", &strangers);
+            }
+            _ => {}
+        }
         let mut look = self.ask(index, "--untracked-files=normal", &[])?;
         let is_folder = |path: &&PathBuf| {
             fs::symlink_metadata(self.root.join(path)).is_ok_and(|meta| meta.is_dir())

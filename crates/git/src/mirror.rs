@@ -175,7 +175,10 @@ impl Mirror {
         if commits.iter().any(|id| !refs::is_object_id(id)) || commits.iter().all(is_known) {
             return;
         }
-        let files = commits.iter().take(1).flat_map(|id| files.iter().map(move |file| format!("{id}:{file}")));
+        let files = commits
+            .iter()
+            .take(1)
+            .flat_map(|id| files.iter().map(move |file| format!("{id}:{file}")));
         let each = commits.iter().flat_map(|id| [(*id).to_owned(), format!("{id}^{{tree}}")]);
         self.objects.read_ahead(&each.chain(files).collect::<Vec<_>>());
     }

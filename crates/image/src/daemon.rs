@@ -182,10 +182,15 @@ impl Daemon<'_> {
                 why: format!("the daemon says: {}", why.trim()),
             };
         }
-        ImageError::Unknown {
-            name: self.name.to_owned(),
-            why: format!("the daemon at `{}` says: {}", self.socket.display(), why.trim()),
+        let (name, socket) = (self.name.to_owned(), self.socket.display());
+        let said = format!("the daemon at `{socket}` says: {}", why.trim());
+        // Of the network, and not of the image.
+        if ["dial tcp", "i/o timeout", "x509", "deadline exceeded"].iter().any(|w| why.contains(w))
+        {
+            let registry = self.named.registry.clone();
+            return ImageError::Away { registry, name, why: said };
         }
+        ImageError::Unknown { name, why: said }
     }
 
     fn away(&self, cause: &io::Error) -> ImageError {

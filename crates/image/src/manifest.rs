@@ -39,6 +39,8 @@ pub struct Config {
     /// `6379/tcp`
     pub ports: Vec<String>,
     pub health: Option<HealthCheck>,
+    /// The number of the signal that asks its command to end; none: TERM.
+    pub stop_signal: Option<i32>,
 }
 
 /// A command that succeeds when the container is well.
@@ -212,6 +214,7 @@ struct Run {
     cmd: Option<Vec<String>>,
     exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
     healthcheck: Option<WrittenHealth>,
+    stop_signal: Option<String>,
 }
 
 impl Run {
@@ -309,6 +312,22 @@ fn config(run: Run) -> Config {
         command: run.cmd.unwrap_or_default(),
         ports: run.exposed_ports.unwrap_or_default().into_keys().collect(),
         health: run.healthcheck.and_then(health),
+        stop_signal: run.stop_signal.as_deref().and_then(signal),
+    }
+}
+
+/// `SIGINT`, `INT` or `2` as a number; what is none is as if nothing were said.
+fn signal(text: &str) -> Option<i32> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    let text = text.trim().to_ascii_uppercase();
+    let name = text.strip_prefix("SIG").unwrap_or(&text);
+    match NAMES.iter().position(|known| *known == name) {
+        Some(at) => i32::try_from(at + 1).ok(),
+        None => name.parse().ok().filter(|number| (1..=31).contains(number)),
     }
 }
 
@@ -338,6 +357,16 @@ mod tests {
 
     fn digest(c: char) -> String {
         format!("sha256:{}", c.to_string().repeat(64))
+    }
+
+    #[test]
+    fn a_stop_signal_is_a_name_or_a_number() {
+        for (text, number) in [("SIGINT", 2), ("quit", 3), ("28", 28), (" SIGWINCH ", 28)] {
+            assert_eq!(signal(text), Some(number), "{text}");
+        }
+        for text in ["", "SIG", "SIGRTMIN+3", "0", "99", "-9", "TERMINATE"] {
+            assert_eq!(signal(text), None, "{text}");
+        }
     }
 
     #[test]

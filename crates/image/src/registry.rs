@@ -34,6 +34,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 const CONNECT_FOR: Duration = Duration::from_secs(20);
 /// Silence of this length is a break.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A token is a short text. One that comes drop by drop is none.
+const LOG_IN_FOR: Duration = Duration::from_secs(60);
 /// Pieces of a layer between the network and the unpacker, of 8 to 16 KiB each.
 const PIECES_MAX: usize = 256;
 
@@ -206,7 +208,9 @@ impl Endpoint {
         &self,
         reference: &oci_client::Reference,
     ) -> Result<Option<Secret<String>>, ImageError> {
-        let token = self.client.auth(reference, &self.auth, RegistryOperation::Pull).await;
+        let token = self.client.auth(reference, &self.auth, RegistryOperation::Pull);
+        let late = |_| self.away(&io::Error::other("it gives no token within a minute"));
+        let token = tokio::time::timeout(LOG_IN_FOR, token).await.map_err(late)?;
         match (token, &self.auth) {
             (Ok(token), _) => Ok(token.map(Secret::new)),
             // The registry itself says that it wants to know who asks.
@@ -481,11 +485,14 @@ fn descriptor(of: &Descriptor) -> OciDescriptor {
     }
 }
 
-/// What TLS says of the two mistakes that are the most usual with registries of one's own.
+/// What TLS says of the three mistakes that are the most usual with registries of one's own.
 fn with_way_out(why: String) -> String {
     let way = if why.contains("UnknownIssuer") {
         "; if its certificate is right, put that of its authority into the machine's store, or name the file with \
          SSL_CERT_FILE"
+    } else if why.contains("CaUsedAsEndEntity") {
+        "; its certificate is an authority's, as `openssl req -x509` makes them: make it with `-addext \
+         basicConstraints=critical,CA:FALSE`, and name the file with SSL_CERT_FILE"
     } else if why.contains("InvalidContentType") {
         "; if it speaks without TLS, add it to `plain` in `[registries]` of kiln.toml"
     } else {

@@ -41,6 +41,8 @@ pub struct JobPolicy {
     pub mounts: Vec<Opened>,
     /// The sockets of Docker and its like may be.
     pub docker_socket: bool,
+    /// Where the daemon of this machine listens, if not where daemons usually do.
+    pub daemon_socket: Option<String>,
     /// Images of this machine's Docker daemon may be used.
     pub daemon_images: bool,
     /// Hosts of `ssh`, as they are written.
@@ -125,6 +127,7 @@ impl JobPolicy {
             privileged: false,
             mounts: Vec::new(),
             docker_socket: false,
+            daemon_socket: None,
             daemon_images: false,
             ssh: Vec::new(),
             networks: vec![Network::None, Network::Internet],
@@ -247,7 +250,9 @@ impl JobPolicy {
     /// The volume, which must lie in what is opened wherever links lead.
     fn volume(&self, job: &Job, volume: &Volume) -> Result<Volume, Denied> {
         let from = &volume.from;
-        if let Some(socket) = DAEMON_SOCKETS.iter().find(|socket| contains(from, socket)) {
+        let usual = DAEMON_SOCKETS.iter().copied();
+        let mut sockets = usual.chain(self.daemon_socket.as_deref());
+        if let Some(socket) = sockets.find(|socket| contains(from, socket)) {
             let is_socket = from == socket;
             if !self.docker_socket {
                 let what = match is_socket {
@@ -538,7 +543,8 @@ mod tests {
 
     #[test]
     fn a_laptop_grants_what_its_user_may_and_asks_before_root() {
-        let laptop = JobPolicy::of_laptop();
+        let daemon_socket = Some("/srv/docker/d.sock".to_owned());
+        let laptop = JobPolicy { daemon_socket, ..JobPolicy::of_laptop() };
         let plain = laptop.grant(&job(|_| {})).unwrap();
         assert_eq!((plain.sandbox, plain.network), (Some(false), Some(Network::Host)));
         let apart = laptop.grant(&job(|job| job.network = Some(Network::None))).unwrap();
@@ -551,7 +557,7 @@ mod tests {
             laptop.grant(&asked)
         };
         assert!(in_image("/home/me").is_ok());
-        for socket in ["/var/run/docker.sock", "/run", "/"] {
+        for socket in ["/var/run/docker.sock", "/run", "/srv/docker/d.sock", "/srv/docker", "/"] {
             assert_eq!(in_image(socket).unwrap_err().key, "docker_socket", "{socket}");
         }
     }

@@ -94,9 +94,16 @@ struct Inner {
 /// What a live reader hears: never the data, only that there is more of it.
 #[derive(Clone, Debug)]
 pub enum News {
-    Run { project: ProjectId, run: RunId },
+    Run {
+        project: ProjectId,
+        run: RunId,
+    },
     /// Of the attempt, or of one of its services.
-    Log { attempt: AttemptId, service: Option<String>, n_bytes: u64 },
+    Log {
+        attempt: AttemptId,
+        service: Option<String>,
+        n_bytes: u64,
+    },
 }
 
 /// Why an event was not taken.

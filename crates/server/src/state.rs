@@ -30,6 +30,10 @@ pub struct ServeOptions {
     pub config: Option<PathBuf>,
     /// Further names by which browsers may call it (`Host`), without port.
     pub hosts: Vec<String>,
+    /// Where this machine's Docker daemon listens; for [`JobPolicy::daemon_socket`].
+    ///
+    /// [`JobPolicy::daemon_socket`]: kiln_model::policy::JobPolicy::daemon_socket
+    pub daemon_socket: Option<String>,
 }
 
 impl ServeOptions {
@@ -42,6 +46,7 @@ impl ServeOptions {
             allow_remote: false,
             config: None,
             hosts: Vec::new(),
+            daemon_socket: None,
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod overlay;
 pub mod path;
 pub mod process;
 pub mod secret;
+pub mod spread;
 pub mod subordinate;
 pub mod suggest;
 

@@ -42,10 +42,11 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>, ProcessError> {
 ///
 /// What it leaves running in the background (an ssh master) does not keep the caller waiting.
 pub fn output_within(command: &mut Command, limit: Duration) -> Result<Vec<u8>, ProcessError> {
-    within(command.stdin(Stdio::null()), limit)
+    within(command.stdin(Stdio::null()), limit, usize::MAX)
 }
 
-/// As [`output_within`], with a short text on standard input: at most what a pipe holds, 64 KiB.
+/// As [`output_within`], with a short text on standard input: at most what a pipe holds, 64 KiB. Of what it
+/// prints, so much is kept too.
 pub fn output_fed(
     command: &mut Command,
     input: &[u8],
@@ -58,17 +59,21 @@ pub fn output_fed(
     }
     writer.write_all(input).map_err(|cause| failed(command, cause))?;
     drop(writer);
-    within(command.stdin(reader), limit)
+    within(command.stdin(reader), limit, FED_BYTES_MAX)
 }
 
 const FED_BYTES_MAX: usize = 64 << 10;
 
-fn within(command: &mut Command, limit: Duration) -> Result<Vec<u8>, ProcessError> {
+fn within(
+    command: &mut Command,
+    limit: Duration,
+    n_bytes_max: usize,
+) -> Result<Vec<u8>, ProcessError> {
     let started = Stopwatch::start();
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|cause| failed_start(command, cause))?;
-    let stdout = read_aside(child.stdout.take());
-    let stderr = read_aside(child.stderr.take());
+    let stdout = read_aside(child.stdout.take(), n_bytes_max);
+    let stderr = read_aside(child.stderr.take(), FED_BYTES_MAX);
     let Some(status) = wait_within(&mut child, limit.saturating_sub(started.elapsed())) else {
         let group = rustix::process::Pid::from_child(&child);
         // The group may be gone already, and the child is reaped either way.
@@ -121,13 +126,20 @@ fn wait_within(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     child.wait().ok()
 }
 
-fn read_aside(from: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
+/// Reads to the end and keeps the beginning: who is not read from does not end.
+fn read_aside(
+    from: Option<impl Read + Send + 'static>,
+    n_bytes_max: usize,
+) -> mpsc::Receiver<Vec<u8>> {
     let (to, parts) = mpsc::channel();
     let Some(mut from) = from else { return parts };
     std::thread::spawn(move || {
         let mut part = vec![0; 64 << 10];
+        let mut n_left = n_bytes_max;
         while let Ok(n @ 1..) = from.read(&mut part) {
-            if to.send(part[..n].to_vec()).is_err() {
+            let n = n.min(n_left);
+            n_left -= n;
+            if n > 0 && to.send(part[..n].to_vec()).is_err() {
                 break;
             }
         }
@@ -174,6 +186,13 @@ mod tests {
         let mut seq = command("seq");
         let out = output_within(seq.arg("100000"), Duration::from_secs(60)).unwrap();
         assert_eq!(out.len(), 588_895);
+    }
+
+    #[test]
+    fn of_a_flood_the_beginning_is_kept() {
+        let mut seq = command("seq");
+        let out = output_fed(seq.arg("100000"), b"", Duration::from_secs(60)).unwrap();
+        assert_eq!(out.len(), FED_BYTES_MAX);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use kiln_server::{ServeError, ServeOptions, Server};
 use crate::client::{DEFAULT_PORT, Note};
 use crate::error::{Exit, Failure, Kind, Result};
 use crate::interrupt::Interrupts;
+use crate::local::docker;
 use crate::local::machine::{Folder, Part, host_name, machine_env, start_agent};
 use crate::output::{Output, Style};
 use crate::place::Data;
@@ -76,6 +77,7 @@ pub async fn run(args: Args, spawner: Spawner, out: &Output) -> Result<Exit> {
         allow_remote: args.allow_remote,
         config: args.config,
         hosts: args.hosts,
+        daemon_socket: docker::socket(),
     };
     if let Some(config) = options.config.as_ref().filter(|config| !config.is_file()) {
         return Err(Failure::yours(format!("there is no file `{}`", config.display())));

@@ -29,6 +29,14 @@ pub fn host() -> DockerHost {
     .host()
 }
 
+/// Its socket, if it has one here.
+pub fn socket() -> Option<String> {
+    match host() {
+        DockerHost::Socket(path) => path.into_os_string().into_string().ok(),
+        DockerHost::Elsewhere(_) => None,
+    }
+}
+
 /// `$DOCKER_CONFIG`, or `~/.docker`.
 pub fn config_folder() -> Option<PathBuf> {
     let docker = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);

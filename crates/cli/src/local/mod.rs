@@ -41,7 +41,8 @@ impl Local {
         data.make_local()?;
         let places = data.local();
         let store = Store::open(&places.data, None, false).await?;
-        Ok(Self { data, store, policy: JobPolicy::of_laptop() })
+        let policy = JobPolicy { daemon_socket: docker::socket(), ..JobPolicy::of_laptop() };
+        Ok(Self { data, store, policy })
     }
 
     /// As [`Local::open`], for commands that look at what is there: runs whose process died are

@@ -123,7 +123,8 @@ impl Executor for HostExecutor {
             Err(error) => {
                 if let OpenError::Gone = error {
                     // Who would have removed what it had made was killed.
-                    let reaped = tokio::task::spawn_blocking(move || attach::reap(attempt, &folder));
+                    let reaped =
+                        tokio::task::spawn_blocking(move || attach::reap(attempt, &folder));
                     let _ = reaped.await;
                 }
                 Err(error)

@@ -140,6 +140,8 @@ pub(super) struct Opening {
     pub log: PathBuf,
     pub log_bytes_max: u64,
     pub grace: Duration,
+    #[serde(default)]
+    pub stop_signal: Option<i32>,
     pub orphan_for: Duration,
     pub limits: Limits,
     #[serde(default)]
@@ -166,6 +168,7 @@ impl From<SessionSpec> for Opening {
             log: spec.log,
             log_bytes_max: spec.log_bytes_max,
             grace: spec.grace,
+            stop_signal: spec.stop_signal,
             orphan_for: spec.orphan_for,
             limits: spec.limits,
             remote: spec.remote,

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_executor::{
-    Bind, Container, Executor, HostExecutor, OpenError, Reach, Root, Session, SessionNetwork, SessionSpec,
+    Bind, Container, Executor, HostExecutor, OpenError, Reach, Root, Session, SessionNetwork,
+    SessionSpec,
 };
 use kiln_model::Exit;
 use kiln_stdx::overlay::Mount;

@@ -181,6 +181,14 @@ async fn said(bench: &Bench<Docker>, spec: SessionSpec, script: &str) -> (Exit, 
     (exit, text(&bench.log()))
 }
 
+/// Ours, by its labels. A container has called before its daemon says that it runs.
+async fn running(bench: &Bench<Docker>) -> String {
+    let label = format!("label=kiln.data={}", bench.path("attempt").display());
+    let ours = ["ps", "--quiet", "--filter", &label, "--filter", "label=kiln.attempt=7-0-1"];
+    until("the container runs", || !bench.executor.ours().ask(&ours).is_empty()).await;
+    bench.executor.ours().ask(&ours)
+}
+
 /// The daemon removes containers in its own time.
 async fn until_no_container(bench: &Bench<Docker>) {
     until("the daemon has no container", || bench.executor.containers().is_empty()).await;
@@ -222,9 +230,7 @@ async fn the_powers_in_a_daemons_container_are_few(bench: Bench<Docker>) {
 async fn nothing_is_left_with_the_daemon(bench: Bench<Docker>) {
     let Some(spec) = contained(&bench).await else { return };
     let mut session = bench.executor.open(spec).await.unwrap();
-    let label = format!("label=kiln.data={}", bench.path("attempt").display());
-    let ours = ["ps", "--quiet", "--filter", &label, "--filter", "label=kiln.attempt=7-0-1"];
-    assert_eq!(bench.executor.ours().ask(&ours).lines().count(), 1);
+    assert_eq!(running(&bench).await.lines().count(), 1);
     let daemonised = "(setsid sleep 4322 &) ; setsid sleep 4322 & echo begun";
     assert_eq!(step(&mut session, sh(daemonised)).await, Ok(Exit::SUCCESS));
     session.close().await.unwrap();
@@ -266,7 +272,7 @@ async fn a_container_that_is_removed_between_two_steps_is_found_gone(bench: Benc
     let mut session = bench.executor.open(spec).await.unwrap();
     assert_eq!(step(&mut session, sh("sleep 1000 & true")).await, Ok(Exit::SUCCESS));
     let dockerd = bench.executor.ours();
-    dockerd.ask(&["kill", &dockerd.ask(&["ps", "--quiet"])]);
+    dockerd.ask(&["kill", &running(&bench).await]);
     let exit = step(&mut session, sh("true")).await;
     assert!(matches!(exit, Ok(Exit::HostGone { .. })), "{exit:?}");
     session.close().await.unwrap();
@@ -306,7 +312,7 @@ async fn limits_are_the_daemons_and_hold_for_the_steps(bench: Bench<Docker>) {
     let mut session = bench.executor.open(spec).await.unwrap();
     let dockerd = bench.executor.ours();
     let format = "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}";
-    let held = dockerd.ask(&["inspect", "--format", format, &dockerd.ask(&["ps", "--quiet"])]);
+    let held = dockerd.ask(&["inspect", "--format", format, &running(&bench).await]);
     assert_eq!(held, "64000000 64000000 1500000000 31");
     let same = "test \"$(grep -v name= /proc/1/cgroup | sort)\" = \"$(grep -v name= /proc/self/cgroup | sort)\"";
     assert_eq!(step(&mut session, sh(same)).await, Ok(Exit::SUCCESS));
@@ -405,7 +411,7 @@ async fn what_the_daemon_refuses_is_told_in_its_words(bench: Bench<Docker>) {
     daemon.image = format!("sha256:{}", "0".repeat(64));
     let refused = bench.executor.open(unknown).await.unwrap_err().to_string();
     assert!(refused.contains("the daemon says: No such image"), "{refused}");
-    assert_eq!(bench.executor.containers(), "");
+    until_no_container(&bench).await;
     assert!(!bench.path("attempt/daemon").exists());
 }
 

@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case<HostExecutor>> {
         a_renewal_on_other_layers_is_refused,
         a_resting_session_ends_with_its_owner,
         a_container_that_was_left_as_it_was_serves_the_next_job,
+        a_container_looks_again_at_files_that_somebody_edits,
         what_a_job_leaves_in_a_container_is_nobody_elses,
     ]
 }
@@ -125,10 +126,33 @@ async fn a_container_that_was_left_as_it_was_serves_the_next_job(bench: Bench<Ho
     (second.container, second.network) = (spec.container, spec.network);
     second.env.insert("WHO".to_owned(), "second".to_owned());
     session.renew(second).await.unwrap();
-    assert_eq!(step(&mut session, sh("echo $WHO in $PWD; ps | grep -c '[s]leep'")).await, Ok(code(1)));
+    assert_eq!(
+        step(&mut session, sh("echo $WHO in $PWD; ps | grep -c '[s]leep'")).await,
+        Ok(code(1))
+    );
     assert_eq!(session.close().await, Ok(()));
     let said = std::fs::read_to_string(bench.path("next.log")).unwrap();
     assert_eq!(said, "second in /workspace\n0\n");
+}
+
+async fn a_container_looks_again_at_files_that_somebody_edits(bench: Bench<HostExecutor>) {
+    let Some(spec) = contained(&bench, image(&bench), !is_root()).await else { return };
+    let lower = spec.mount.as_ref().unwrap().lowers[0].clone();
+    let mut session = bench.executor.open(spec.clone()).await.unwrap();
+    assert_eq!(step(&mut session, sh("ls; cat file; cat new")).await, Ok(code(1)));
+    assert_eq!(session.rest().await, Ok(true));
+
+    let mut second = next(&bench, &spec);
+    (second.container, second.network) = (spec.container, spec.network);
+    session.renew(second).await.unwrap();
+    std::fs::write(lower.join("new"), "new\n").unwrap();
+    assert_eq!(session.remount(spec.mount.clone()).await, Ok(true));
+    assert_eq!(step(&mut session, sh("cat new")).await, Ok(Exit::SUCCESS));
+    // It is as good as before for a third job, and what is written shows.
+    assert_eq!(session.rest().await, Ok(true));
+    let top = spec.mount.as_ref().unwrap().upper.clone();
+    assert_eq!(std::fs::read_dir(top).unwrap().count(), 0);
+    assert_eq!(session.close().await, Ok(()));
 }
 
 async fn what_a_job_leaves_in_a_container_is_nobody_elses(bench: Bench<HostExecutor>) {

@@ -217,10 +217,11 @@ fn a_repository_of_another_user_is_mirrored() {
 #[test]
 fn a_reader_that_was_killed_is_replaced() {
     let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
-    let commit = source.commit("one");
     let mirror = mirror_of(&source, &place);
-    for _ in 0..3 {
-        assert_eq!(mirror.commit(&commit).unwrap().title, "one");
+    // A commit that was read is not read again.
+    for title in ["one", "two", "three"] {
+        let commit = source.commit(title);
+        assert_eq!(mirror.commit(&commit).unwrap().title, title);
         let ours = format!("GIT_DIR={}", mirror.at.display());
         let reader = std::fs::read_dir("/proc").unwrap().find_map(|entry| {
             let entry = entry.unwrap();
@@ -231,7 +232,34 @@ fn a_reader_that_was_killed_is_replaced() {
         let reader = rustix::process::Pid::from_raw(reader.unwrap()).unwrap();
         rustix::process::kill_process(reader, rustix::process::Signal::KILL).unwrap();
     }
-    assert_eq!(mirror.commit(&commit).unwrap().title, "one");
+    assert_eq!(mirror.commit(&source.commit("four")).unwrap().title, "four");
+}
+
+#[test]
+fn what_is_read_ahead_is_what_is_read() {
+    let (source, place) = (Repository::new(), tempfile::tempdir().unwrap());
+    source.write("a", "first");
+    let first = source.commit("one");
+    source.write("a", "second");
+    source.write("sub/b", "b");
+    let second = source.commit("two");
+    let (plain, ahead) = (mirror_of(&source, &place), tempfile::tempdir().unwrap());
+    let ahead = mirror_of(&source, &ahead);
+    let missing = "0123456789012345678901234567890123456789";
+    ahead.read_ahead(&[missing], &["a"]);
+    ahead.read_ahead(&["refs/heads/main"], &["a"]);
+    ahead.read_ahead(&[&second, &first, missing], &["a", "sub", "none"]);
+    for mirror in [&plain, &ahead, &ahead] {
+        assert_eq!(mirror.commit(&second).unwrap().title, "two");
+        assert_eq!(mirror.commit(&first).unwrap().title, "one");
+        assert_eq!(mirror.file(&second, "a", 10).unwrap().as_deref(), Some(&b"second"[..]));
+        assert_eq!(mirror.file(&first, "a", 10).unwrap().as_deref(), Some(&b"first"[..]));
+        assert_eq!(mirror.file(&second, "none", 10).unwrap(), None);
+        assert!(matches!(mirror.file(&second, "a", 2), Err(GitError::TooLarge { .. })));
+        assert!(matches!(mirror.file(&second, "sub", 10), Err(GitError::NotAFile { .. })));
+        assert_eq!(mirror.changed(&first, &second).unwrap(), ["a", "sub/b"]);
+        assert!(!mirror.has(missing).unwrap());
+    }
 }
 
 #[test]

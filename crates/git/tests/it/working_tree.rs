@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use kiln_git::{GitError, WorkingTree};
+use kiln_git::{GitError, Look, WorkingTree};
 
 use crate::repository::{Repository, git_in};
 
@@ -122,4 +122,94 @@ fn a_copy_of_a_submodule_has_a_repository_of_its_own() {
     assert_eq!(git_in(copy.path(), &["status", "--porcelain"]), "");
     let top = git_in(copy.path(), &["rev-parse", "--show-toplevel"]);
     assert_eq!(PathBuf::from(top), copy.path().canonicalize().unwrap());
+}
+
+/// What is found at a glance, and what git says of the same tree. With an index beside which every file
+/// is young, git is asked about everything.
+fn looked_both_ways(repository: &Repository) -> (Look, Look) {
+    let tree = WorkingTree::discover(repository.path()).unwrap();
+    let index = tree.git_dir.join("index");
+    let written = std::fs::metadata(&index).unwrap().modified().unwrap();
+    let set = |time| std::fs::File::options().append(true).open(&index).unwrap().set_modified(time);
+    let hour = std::time::Duration::from_hours(1);
+    set(written + hour).unwrap();
+    let glance = tree.look(&index).unwrap();
+    set(written - hour).unwrap();
+    let git = tree.look(&index).unwrap();
+    set(written).unwrap();
+    (glance, git)
+}
+
+fn sorted(mut look: Look) -> Look {
+    for paths in [&mut look.changed, &mut look.deleted, &mut look.untracked, &mut look.ignored] {
+        paths.sort();
+    }
+    look
+}
+
+#[test]
+fn a_glance_finds_what_git_would_say() {
+    let repository = Repository::new();
+    let root = repository.path();
+    for path in ["a", "a-b", "a.d/x", "a/b", "deep/er/file", "empty", "mixed/kept"] {
+        if path != "a" {
+            repository.write(path, if path == "empty" { "" } else { path });
+        }
+    }
+    repository.write(".gitignore", "target\n*.log\n");
+    std::os::unix::fs::symlink("nowhere", root.join("link")).unwrap();
+    repository.commit("one");
+    let same = |what: &str| {
+        let (glance, git) = looked_both_ways(&repository);
+        assert_eq!(sorted(glance.clone()), sorted(git), "{what}");
+        glance
+    };
+    assert_eq!(same("as committed"), Look::default());
+    repository.write("target/debug/x", "x");
+    repository.write("mixed/a.log", "x");
+    repository.write("only/b.log", "x");
+    repository.write("new/one", "x");
+    repository.write("new/c.log", "x");
+    repository.write("odd *name", "x");
+    std::fs::create_dir(root.join("nothing")).unwrap();
+    std::fs::create_dir(root.join("nested")).unwrap();
+    git_in(&root.join("nested"), &["init", "--quiet"]);
+    let strange = same("with strangers");
+    assert!(strange.untracked.contains(&PathBuf::from("new/")), "{strange:?}");
+    assert!(strange.ignored.contains(&PathBuf::from("target/")), "{strange:?}");
+    for n in 0..200 {
+        repository.write(&format!("many/{n}.log"), "x");
+        repository.write(&format!("{n}.txt"), "x");
+    }
+    same("with very many");
+
+    // Of another length: with an index that seems to be of a later second, git believes the rest.
+    repository.write("a/b", "longer");
+    assert_eq!(same("changed").changed, [PathBuf::from("a/b")]);
+    std::fs::remove_file(root.join("a-b")).unwrap();
+    assert_eq!(same("deleted").deleted, [PathBuf::from("a-b")]);
+    std::fs::remove_dir_all(root.join("deep")).unwrap();
+    std::os::unix::fs::symlink("a", root.join("deep")).unwrap();
+    same("a link in the place of a folder");
+}
+
+#[test]
+fn what_git_was_told_to_take_for_granted_is_git_s_to_say() {
+    let repository = Repository::new();
+    repository.write("granted", "x");
+    repository.write("other", "x");
+    repository.commit("one");
+    repository.git(&["update-index", "--assume-unchanged", "granted"]);
+    repository.write("granted", "quite another");
+    let (glance, git) = looked_both_ways(&repository);
+    assert_eq!((&glance, &glance), (&git, &Look::default()));
+    repository.git(&["update-index", "--no-assume-unchanged", "granted"]);
+    for version in ["4", "2"] {
+        repository.git(&["update-index", "--index-version", version]);
+        let (glance, git) = looked_both_ways(&repository);
+        assert_eq!((&glance, &glance.changed), (&git, &vec![PathBuf::from("granted")]));
+    }
+    repository.git(&["update-index", "--split-index"]);
+    let (glance, git) = looked_both_ways(&repository);
+    assert_eq!((&glance, &glance.changed), (&git, &vec![PathBuf::from("granted")]));
 }

@@ -3,9 +3,7 @@
 use kiln_model::JobName;
 use kiln_model::limit::{COMMAND_BYTES_MAX, JOB_STEPS_MAX, JOB_TIMEOUT};
 use kiln_model::pattern::Glob;
-use kiln_model::plan::{
-    ArtifactRule, Command, Job, Lock, Retry, Service, Step, View,
-};
+use kiln_model::plan::{ArtifactRule, Command, Job, Lock, Retry, Service, Step, View};
 
 use super::cache;
 use super::scope::{JobNames, Known};
@@ -233,8 +231,18 @@ fn host(text: &Text, filler: &Filler, complaints: &mut Complaints) -> String {
     if let (Some(odd), true) = (odd, complaints.len() == n_before) {
         let message = format!("a host cannot have {odd:?}: `{}`", first_line(&filled, 40));
         complaints.error(text.span.clone(), message, "as in `ssh: deploy@example.org`");
+    } else if let Some((name, port)) = with_port(&filled) {
+        let message = format!("`{filled}` would be a host of that name, not a port");
+        complaints.error(text.span.clone(), message, format!("write `ssh://{name}:{port}`"));
     }
     filled
+}
+
+/// `host:22`, which `ssh` takes for a name in full. Addresses of version 6 have more colons.
+fn with_port(host: &str) -> Option<(&str, &str)> {
+    let (name, port) = host.split_once(':')?;
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    (is_port && !name.is_empty()).then_some((name, port))
 }
 
 /// A folder of the workspace.

@@ -155,19 +155,33 @@ mod tests {
     use super::*;
 
     fn hosts() -> Hosts {
-        Hosts::new("127.0.0.1:7411".parse().unwrap(), &["ci.example.org", "ci.lan:8443"].map(str::to_owned))
+        Hosts::new(
+            "127.0.0.1:7411".parse().unwrap(),
+            &["ci.example.org", "ci.lan:8443"].map(str::to_owned),
+        )
     }
 
     #[test]
     fn only_our_names_are_answered() {
-        for ours in
-            ["localhost:7411", "LOCALHOST", "127.0.0.1:7411", "[::1]:7411", "ci.example.org", "CI.lan:8443"]
-        {
+        for ours in [
+            "localhost:7411",
+            "LOCALHOST",
+            "127.0.0.1:7411",
+            "[::1]:7411",
+            "ci.example.org",
+            "CI.lan:8443",
+        ] {
             assert!(hosts().knows(ours), "{ours}");
         }
-        for theirs in
-            ["evil.example", "localhost.evil.example", "127.0.0.1:9", "ci.lan", "", "[::1", "0.0.0.0"]
-        {
+        for theirs in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1:9",
+            "ci.lan",
+            "",
+            "[::1",
+            "0.0.0.0",
+        ] {
             assert!(!hosts().knows(theirs), "{theirs}");
         }
     }

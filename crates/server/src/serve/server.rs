@@ -50,7 +50,9 @@ impl Server {
     pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
         // First what costs nothing and fails most often, so that it fails without a trace.
         let at = listen::address(&options.listen, options.allow_remote)?;
-        let governor = Governor::read(JobPolicy::of_server(), options.config_file())?;
+        let daemon_socket = options.daemon_socket.clone();
+        let usual = JobPolicy { daemon_socket, ..JobPolicy::of_server() };
+        let governor = Governor::read(usual, options.config_file())?;
         let door = listen::bind(at).await?;
         let address = door.local_addr().map_err(|cause| ListenError::Failed { at, cause })?;
         create_private_dir(&options.data)?;

@@ -4,27 +4,29 @@
 //! through a link; files are made new and never opened. So nothing that the archive, or somebody who
 //! changes the folder at the same time, puts in the way leads out of it.
 
+mod file;
+mod hidden;
+mod attributes;
+
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use kiln_stdx::fs::{FsError, Named};
 use kiln_stdx::subordinate::Owned;
-use rustix::fs::XattrFlags;
-use rustix::fs::{self as sys, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use self::attributes::attributes;
 use super::ahead::{ahead, plain};
-use super::header::{BLOCK, Header};
+use super::header::Header;
 use super::read::{End, Tar, path};
-use super::{Bound, HOLES_MAX, OPAQUE, UnpackError, WHITE_OUT};
+use super::{Bound, OPAQUE, UnpackError, WHITE_OUT};
 use crate::copy::Gone;
-use crate::{tree, xattr};
+use crate::tree;
 
 /// What an archive may have at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,112 +356,6 @@ impl<R: Read> Unpack<'_, R> {
         Ok(())
     }
 
-    fn file(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let file = self.make(entry, |folder, name| {
-            sys::openat(folder, name, flags | OFlags::NOFOLLOW, mode)
-        })?;
-        let file = File::from(file);
-        match header.sparse {
-            None => self.content(&file, 0, header.size, entry)?,
-            Some(size) => self.holes(&file, size, entry)?,
-        }
-        let real = self.into.join(entry);
-        attributes(file.as_fd(), header)
-            .map_err(io::Error::from)
-            .named("set the attributes of", &real)?;
-        Ok(())
-    }
-
-    fn content(&mut self, file: &File, at: u64, n: u64, entry: &Path) -> Result<(), UnpackError> {
-        let mut done = 0;
-        while done < n {
-            let part = usize::try_from(n - done).map_or(CHUNK, |left| left.min(CHUNK));
-            self.tar.content(&mut self.buffer[..part])?;
-            file.write_all_at(&self.buffer[..part], at + done)
-                .named("write", &self.into.join(entry))?;
-            done += part as u64;
-        }
-        Ok(())
-    }
-
-    /// The content of a file with holes: where its data is, then the data.
-    fn holes(&mut self, file: &File, size: u64, entry: &Path) -> Result<(), UnpackError> {
-        file.set_len(size).named("write", &self.into.join(entry))?;
-        let mut map = Map { block: [0; BLOCK], at: BLOCK };
-        let n = map.number(&mut self.tar)?;
-        if n > HOLES_MAX as u64 {
-            let (entry, bound) = (entry.to_owned(), Bound::Holes(HOLES_MAX));
-            return Err(UnpackError::TooMuch { entry, bound });
-        }
-        let (mut parts, mut end, mut stored) = (Vec::new(), 0, 0_u64);
-        for _ in 0..n {
-            let (at, n) = (map.number(&mut self.tar)?, map.number(&mut self.tar)?);
-            let ends = at.checked_add(n).filter(|ends| at >= end && *ends <= size);
-            let Some(ends) = ends else {
-                return Err(self.tar.damaged("its map of holes makes no sense".to_owned()));
-            };
-            end = ends;
-            stored += n;
-            parts.push((at, n));
-        }
-        if stored != self.tar.n_unread() {
-            return Err(self.tar.damaged("its map of holes does not fit its size".to_owned()));
-        }
-        parts.into_iter().try_for_each(|(at, n)| self.content(file, at, n, entry))
-    }
-
-    fn link(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
-        if header.link.is_empty() || header.link.contains(&0) {
-            return Err(UnpackError::refused(entry, "it is a link to nothing"));
-        }
-        let target = path(&header.link);
-        self.make(entry, |folder, name| {
-            sys::symlinkat(&target, folder, name)?;
-            named_attributes(folder, name, header)
-        })
-    }
-
-    fn fifo(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
-        let mode = Mode::from_raw_mode(header.mode & 0o777);
-        self.make(entry, |folder, name| {
-            sys::mknodat(folder, name, FileType::Fifo, mode, 0)?;
-            named_attributes(folder, name, header)?;
-            // Made under this process's mask. A fifo cannot be opened without waiting for its other
-            // end, and a change by name could be led to another file.
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = sys::openat(folder, name, flags, Mode::empty())?;
-            sys::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), mode)
-        })
-    }
-
-    /// Another name of a file that came before.
-    fn hard_link(&mut self, entry: &Path, header: &Header) -> Result<(), UnpackError> {
-        let target = self.checked(&header.link)?;
-        let (above, last) = (target.parent(), target.file_name());
-        let (Some(above), Some(last)) = (above, last) else {
-            return Err(UnpackError::refused(entry, "it is another name of nothing"));
-        };
-        let why = || {
-            let target = target.display();
-            UnpackError::refused(entry, format!("no file `{target}` came before, to be linked to"))
-        };
-        if !self.made.contains(&hash(&target)) || self.folders.contains_key(&target) {
-            return Err(why());
-        }
-        let from = self.folder_of(above)?.try_clone_to_owned().named("open", self.into)?;
-        let kind = sys::statat(&from, last, AtFlags::SYMLINK_NOFOLLOW);
-        let kind = kind.map(|meta| FileType::from_raw_mode(meta.st_mode));
-        match kind {
-            Ok(FileType::RegularFile) => {}
-            // The link itself gets another name; where it leads is nobody's business here.
-            Ok(FileType::Symlink) if self.is_image() => {}
-            _ => return Err(why()),
-        }
-        self.make(entry, |folder, name| sys::linkat(&from, last, folder, name, AtFlags::empty()))
-    }
-
     fn folder(&mut self, entry: PathBuf, header: &Header) -> Result<(), UnpackError> {
         self.hold(&entry, Some(header))?;
         if !self.folders.contains_key(&entry) {
@@ -481,63 +377,6 @@ impl<R: Read> Unpack<'_, R> {
         };
         if !(applies && is_folder()) {
             self.make(entry, |folder, name| sys::mkdirat(folder, name, Mode::RWXU))?;
-        }
-        Ok(())
-    }
-
-    fn white_out(&mut self, entry: PathBuf) -> Result<(), UnpackError> {
-        if self.is_image() && self.made.contains(&hash(&entry)) {
-            // It is the one below that is gone; what came before in this layer stays.
-            return match self.folders.contains_key(&entry) {
-                true => self.opaque(&entry),
-                false => Ok(()),
-            };
-        }
-        self.note(&entry, false)?;
-        self.hold(&entry, None)?;
-        self.unpacked.n_gone += 1;
-        match self.marks {
-            Marks::Record => {
-                // So that its folder is part of the layer.
-                self.folder_of(entry.parent().unwrap_or(Path::new("")))?;
-                self.gone.deleted.push(entry);
-                Ok(())
-            }
-            Marks::Overlay { .. } | Marks::Image { .. } => self.make(&entry, |folder, name| {
-                sys::mknodat(folder, name, FileType::CharacterDevice, Mode::empty(), 0)
-            }),
-            Marks::Apply => {
-                let name = entry.file_name().unwrap_or_default();
-                let folder = self.folder_of(entry.parent().unwrap_or(Path::new("")))?;
-                Ok(tree::remove(&held(folder, name))?)
-            }
-        }
-    }
-
-    fn opaque(&mut self, folder: &Path) -> Result<(), UnpackError> {
-        self.hold(folder, None)?;
-        self.unpacked.n_gone += 1;
-        let marks = self.marks;
-        let real = self.into.join(folder);
-        let opened = self.folder_of(folder)?;
-        match marks {
-            Marks::Record => self.gone.opaque.push(folder.to_owned()),
-            Marks::Overlay { user } | Marks::Image { user } => {
-                tree::make_opaque(&held(opened, OsStr::new(".")), user)?
-            }
-            Marks::Apply => {
-                let at = held(opened, OsStr::new("."));
-                for (path, _) in tree::entries(&at)? {
-                    let name = path.file_name().unwrap_or_default();
-                    // What the archive has brought before is not what was below.
-                    let own = folder.join(name);
-                    let ours = self.made.contains(&hash(&own)) || self.folders.contains_key(&own);
-                    if !ours {
-                        tree::remove(&path)
-                            .map_err(|error| FsError { path: real.join(name), ..error })?;
-                    }
-                }
-            }
         }
         Ok(())
     }
@@ -636,37 +475,6 @@ impl<R: Read> Unpack<'_, R> {
     }
 }
 
-/// The numbers in front of a file with holes, one on each line, in whole blocks.
-struct Map {
-    block: [u8; BLOCK],
-    at: usize,
-}
-
-impl Map {
-    fn number<R: Read>(&mut self, tar: &mut Tar<R>) -> Result<u64, UnpackError> {
-        let mut number = None::<u64>;
-        loop {
-            if self.at == BLOCK {
-                tar.content(&mut self.block)?;
-                self.at = 0;
-            }
-            let byte = self.block[self.at];
-            self.at += 1;
-            let digit = char::from(byte).to_digit(10).map(u64::from);
-            number = match (byte, digit, number) {
-                (b'\n', _, Some(number)) => return Ok(number),
-                (_, Some(digit), number) => {
-                    number.unwrap_or(0).checked_mul(10).and_then(|n| n.checked_add(digit))
-                }
-                _ => None,
-            };
-            if number.is_none() {
-                return Err(tar.damaged("its map of holes makes no sense".to_owned()));
-            }
-        }
-    }
-}
-
 fn hash(path: &Path) -> [u8; 16] {
     let hash = blake3::hash(path.as_os_str().as_bytes());
     hash.as_bytes()[..16].try_into().unwrap_or_default()
@@ -676,39 +484,4 @@ fn hash(path: &Path) -> [u8; 16] {
 /// them remove or mark what has the name itself.
 fn held(folder: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
     Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)
-}
-
-fn times(header: &Header) -> Timestamps {
-    let time = Timespec { tv_sec: header.mtime.0, tv_nsec: header.mtime.1.into() };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-/// Owners are given by root only; to others all is theirs.
-fn owners(header: &Header) -> Option<(Option<Uid>, Option<Gid>)> {
-    let root = rustix::process::geteuid().is_root();
-    root.then(|| (Some(Uid::from_raw(header.uid)), Some(Gid::from_raw(header.gid))))
-}
-
-fn attributes(file: BorrowedFd<'_>, header: &Header) -> Result<(), Errno> {
-    // Before the mode: a change of owner takes setuid away. And before capabilities.
-    if let Some((uid, gid)) = owners(header) {
-        sys::fchown(file, uid, gid)?;
-    }
-    sys::fchmod(file, Mode::from_raw_mode(header.mode))?;
-    for (name, value) in header.xattrs.iter().filter(|(name, _)| xattr::is_kept(name)) {
-        match sys::fsetxattr(file, name.as_str(), value, XattrFlags::empty()) {
-            // A capability is root's to give.
-            Err(Errno::PERM) if name.starts_with("security.") => {}
-            other => other?,
-        }
-    }
-    sys::futimens(file, &times(header))
-}
-
-/// Of something that cannot be opened.
-fn named_attributes(folder: BorrowedFd<'_>, name: &OsStr, header: &Header) -> Result<(), Errno> {
-    if let Some((uid, gid)) = owners(header) {
-        sys::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    sys::utimensat(folder, name, &times(header), AtFlags::SYMLINK_NOFOLLOW)
 }

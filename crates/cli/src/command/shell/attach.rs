@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use kiln_agent::Visiting;
+use kiln_executor::host::terminal_in;
 use kiln_executor::{Session, StepCommand, StepError, Streams};
 use kiln_model::Exit as Ended;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -39,6 +41,9 @@ impl Signals {
 
 /// A place where a command can be run, once or more.
 pub trait Look {
+    /// Of its session.
+    fn folder(&self) -> &Path;
+
     async fn run(
         &mut self,
         command: StepCommand,
@@ -54,6 +59,10 @@ pub type Ending = std::result::Result<Ended, StepError>;
 pub type Leaving = std::result::Result<(), String>;
 
 impl<S: Session> Look for Visiting<S> {
+    fn folder(&self) -> &Path {
+        Self::folder(self)
+    }
+
     async fn run(
         &mut self,
         command: StepCommand,
@@ -79,7 +88,8 @@ pub async fn at_terminal(
     let mut went_on = signal(went_on).elsewhere("cannot listen for signals")?;
     let raw = Raw::begin().elsewhere("cannot use the terminal")?;
     let (_keep, mut quiet) = mpsc::unbounded_channel();
-    let (lent, inner) = Lent::begin().elsewhere("cannot make a terminal")?;
+    let (lent, inner) =
+        Lent::begin(terminal_in(visiting.folder())).elsewhere("cannot make a terminal")?;
     let ended = {
         let mut run = std::pin::pin!(run_in(
             &mut visiting,

@@ -1,6 +1,7 @@
 //! A look into a job that runs: beside its steps, in its own session.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use kiln_executor::host::Guest;
 use kiln_executor::{StepCommand, StepError, Streams};
@@ -16,10 +17,15 @@ use crate::output::{Output, Style, visible};
 /// A running session, as a place to run one command in.
 pub(super) struct Live {
     guest: Option<Guest>,
+    folder: PathBuf,
     label: String,
 }
 
 impl Look for Live {
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     async fn run(
         &mut self,
         command: StepCommand,
@@ -72,7 +78,7 @@ pub(super) async fn run(
     }
     // Without a shell's name: which there is, the session knows.
     let command = StepCommand { argv: typed, env, directory: None, timeout: None };
-    let place = Live { guest: Some(guest), label: reference.clone() };
+    let place = Live { guest: Some(guest), folder, label: reference.clone() };
     let (ended, left) = match terminal {
         true => attach::at_terminal(place, command, out).await?,
         false => attach::on_streams(place, command, out).await?,

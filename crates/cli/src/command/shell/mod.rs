@@ -178,7 +178,10 @@ fn welcome(out: &Output, job: &Job, in_full: bool) {
     let services: Vec<&str> = scene.assignment.job.services.keys().map(String::as_str).collect();
     if !services.is_empty() {
         let names = visible(&services.join(", "));
-        out.note(&format!("note: its services are not running here: {names}"));
+        out.note(&format!(
+            "note: its services are not running here: {names}; they run beside the job itself: `kiln rerun`, then \
+             `kiln shell --live`"
+        ));
     }
     if !scene.without.is_empty() {
         let names = scene.without.join(", ");

@@ -122,7 +122,9 @@ impl Cgroup {
             Ok(doors)
         })();
         match made {
-            Ok(doors) if !folders.is_empty() => Ok((Some(Self { folders, doors, is_ours: true }), without)),
+            Ok(doors) if !folders.is_empty() => {
+                Ok((Some(Self { folders, doors, is_ours: true }), without))
+            }
             Ok(_) => {
                 reap(attempt_dir);
                 Ok((None, without))

@@ -48,7 +48,7 @@ use super::daemon::{self, Started};
 use super::init::Failed;
 use super::network::Names;
 use super::sys::Entry;
-use super::wire::Opening;
+use super::wire::{Opening, Refusal};
 use crate::{Container as Wanted, Daemon, Sandbox};
 
 /// What a container is made in.
@@ -102,7 +102,7 @@ impl Container {
         let identity = user::find(&root, &wanted.user, false)?;
         let workspace = wanted.workspace.clone();
         let made = Self { stage: Stage::Daemons(started), root, workspace, identity, powers };
-        made.furnish(wanted, around).map_err(|why| Failed::words(&why))?;
+        made.furnish(wanted, around).map_err(|why| unmade(&why))?;
         enter_processes(made.stage.pidfd())?;
         Ok(made)
     }
@@ -240,6 +240,15 @@ fn kill(stage: Pid) {
     while let Err(rustix::io::Errno::INTR) =
         rustix::process::waitpid(Some(stage), WaitOptions::empty())
     {}
+}
+
+/// Why the place of the steps could not be made: the machine's fault, or the image's.
+fn unmade(why: &str) -> Failed {
+    let text = format!("cannot make the container: {why}");
+    match why.starts_with(root::OF_IMAGE) {
+        true => Failed(Refusal::Other(text)),
+        false => Failed::words(&text),
+    }
 }
 
 /// An I/O error of a step in the making of a container.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use kiln_stdx::overlay::{self, Mount};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     self as sys, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
@@ -224,6 +224,9 @@ pub(super) fn find(
     rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), inside)
 }
 
+/// How it begins when the image is in the way, and the machine lacks nothing.
+pub(super) const OF_IMAGE: &str = "the image has ";
+
 /// A folder in the root, made with those above it where they are not there.
 pub(super) fn folder(root: BorrowedFd<'_>, path: &Path, mode: Option<u32>) -> Result<OwnedFd> {
     let what = format!("cannot make the folder `/{}` in the image", path.display());
@@ -250,6 +253,12 @@ pub(super) fn folder(root: BorrowedFd<'_>, path: &Path, mode: Option<u32>) -> Re
                 }
                 made
             }
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let place = walked.display();
+                return Err(format!(
+                    "{OF_IMAGE}something else in the place of the folder `/{place}`"
+                ));
+            }
             other => said(&what, other)?,
         };
     }
@@ -275,8 +284,18 @@ pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
             said(&what, made.map(drop))?;
             said(&what, find(root, path, OFlags::PATH))
         }
+        // What it should be in is none.
+        Err(Errno::NOTDIR) => folder(root, path.parent().unwrap_or(Path::new("")), None),
+        Ok(there) if is_folder(&there) => {
+            Err(format!("{OF_IMAGE}a folder in the place of the file `/{}`", path.display()))
+        }
         other => said(&what, other),
     }
+}
+
+fn is_folder(there: &OwnedFd) -> bool {
+    let kind = rustix::fs::fstat(there).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    kind.is_ok_and(|kind| kind.is_dir())
 }
 
 pub(super) fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {

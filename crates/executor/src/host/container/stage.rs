@@ -10,7 +10,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use rustix::process::{Pid, Signal, WaitOptions};
 
-use super::{failed, root};
+use super::{failed, root, unmade};
 use crate::host::init::Failed;
 use crate::host::sys;
 
@@ -57,7 +57,7 @@ pub(super) fn start(make: impl Fn() -> root::Result<()>) -> Result<(Pid, OwnedFd
                     let _ = rustix::process::kill_process(pid, Signal::KILL);
                     let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
                     let why = if why.is_empty() { "its first process died" } else { why };
-                    Err(Failed::words(&format!("cannot make the container: {why}")))
+                    Err(unmade(why))
                 }
             }
         }

@@ -49,8 +49,10 @@ impl Container {
         match unsafe { fork() } {
             Ok(Forked::Child) => run_and_exit(|| {
                 let mounts = ThreadNameSpaceType::MOUNT;
-                let entered =
-                    rustix::thread::move_into_thread_name_spaces(self.stage.pidfd().as_fd(), mounts);
+                let entered = rustix::thread::move_into_thread_name_spaces(
+                    self.stage.pidfd().as_fd(),
+                    mounts,
+                );
                 let flags = OFlags::PATH | OFlags::DIRECTORY;
                 let place = root::find(self.root.as_fd(), &self.workspace, flags).ok();
                 let done = entered.is_ok() && work(place);

@@ -7,14 +7,17 @@
 //!              and each hears of the other's end
 //! ```
 //!
-//! The daemon is asked for three things: create, start, and nothing more. It removes the container by itself
+//! The daemon is asked for three things: create, wait, start. It removes the container by itself
 //! when process 1 has ended, which ends with init; so whoever is killed, nothing is left. Only between
 //! create and start there is nobody to end: what the container is called is in a file of the session's
-//! folder before it is created, and [`reap`] removes it.
+//! folder before it is created, and [`reap`] removes it, also when the daemon is still making it.
 //!
 //! Elsewhere: what is put into the container, and how steps get there (`container`).
 //! Source: docs.docker.com/reference/api/engine/version/v1.41, which Docker 20.10 and Podman 4 speak.
 
+mod api;
+#[cfg(test)]
+mod fake;
 mod pause;
 mod wish;
 
@@ -26,10 +29,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_stdx::http::{self, Pending, Request};
+use kiln_stdx::{Clock, SystemClock};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use self::api::Api;
 pub(super) use self::pause::FOLDER;
 use super::attach;
 use super::init::timespec;
@@ -37,14 +42,14 @@ use super::wire::Opening;
 use crate::contract::words;
 use crate::{Container, Daemon, Reach};
 
-/// Of the API: what Docker 20.10 has. A newer daemon understands it too.
-const VERSION: &str = "v1.41";
 /// In the session's folder: which container there is.
 const LEFT: &str = "daemon.json";
 /// How long a daemon may be silent. A busy one takes seconds for a start.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// Answers are short; one that is not is no answer.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// How long a container may be in the making whose maker is dead. A busy daemon takes seconds for it.
+const IN_FLIGHT_FOR: Duration = Duration::from_secs(10);
 
 /// Which container of which daemon is a session's.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,6 +57,9 @@ struct Left {
     #[serde(with = "kiln_stdx::path")]
     socket: PathBuf,
     name: String,
+    /// Whether the daemon has said what became of it. Until then it may come after its maker's end.
+    #[serde(default)]
+    answered: bool,
 }
 
 /// A container that runs.
@@ -70,11 +78,6 @@ pub(super) struct Started {
 struct Created {
     #[serde(rename = "Id")]
     id: String,
-}
-
-#[derive(Deserialize)]
-struct Said {
-    message: String,
 }
 
 /// Whether a daemon's container can be used by us at all. Errors are words.
@@ -99,18 +102,18 @@ pub(super) fn start(
         format!("cannot make what a container of the daemon needs: {}", words(&cause))
     })?;
     let name = wish::name(spec);
-    let left = Left { socket: daemon.socket.clone(), name };
-    let written = serde_json::to_vec(&left).map_err(io::Error::other);
-    let written = written.and_then(|text| std::fs::write(spec.attempt_dir.join(LEFT), text));
-    written.map_err(|cause| {
-        format!("cannot write into `{}`: {}", spec.attempt_dir.display(), words(&cause))
-    })?;
+    let mut left = Left { socket: daemon.socket.clone(), name, answered: false };
+    write(&left, &spec.attempt_dir)?;
     let host = other_container(&spec.network.reach)?;
     let body = wish::body(daemon, wanted, spec, &folder, host.as_deref());
-    let made = create(&left, &body).and_then(|id| begin(&left, &id, &listener));
+    let api = Api::new(&daemon.socket);
+    let made = create(&api, &mut left, &body).and_then(|id| {
+        write(&left, &spec.attempt_dir)?;
+        begin(&api, &id, &listener)
+    });
     let _ = std::fs::remove_dir_all(&folder);
     if made.is_err() {
-        reap(&spec.attempt_dir);
+        clear(&api, &left, &spec.attempt_dir);
     }
     made
 }
@@ -136,33 +139,33 @@ fn other_container(reach: &Reach) -> Result<Option<String>, String> {
     Ok(Some(left.name))
 }
 
-fn create(left: &Left, body: &[u8]) -> Result<String, String> {
-    let path = format!("/{VERSION}/containers/create?name={}", left.name);
+fn create(api: &Api<'_>, left: &mut Left, body: &[u8]) -> Result<String, String> {
+    let path = format!("/containers/create?name={}", left.name);
     let request = Request { method: "POST", path: &path, body, ..Request::default() };
     let what = "cannot create the container";
-    let answer = match ask(left, &request)? {
+    let answer = match api.ask(&request)? {
         // Of this very attempt, by an init that is dead.
         (409, _) => {
-            remove(left)?;
-            ask(left, &request)?
+            remove(api, left)?;
+            api.ask(&request)?
         }
         answer => answer,
     };
+    left.answered = true;
     match answer {
         (200..300, text) => serde_json::from_slice::<Created>(&text)
             .map(|created| created.id)
             .map_err(|_| format!("{what}: the daemon does not say which it is")),
-        (status, text) => Err(refused(what, status, &text)),
+        (status, text) => Err(api::refused(what, status, &text)),
     }
 }
 
 /// Starts it, and waits until its process 1 calls.
-fn begin(left: &Left, id: &str, listener: &UnixListener) -> Result<Started, String> {
-    let trouble = |cause: io::Error| away(left, &cause);
+fn begin(api: &Api<'_>, id: &str, listener: &UnixListener) -> Result<Started, String> {
+    let trouble = |cause: io::Error| api.away(&cause);
     let post = |what: &str| {
-        let path = format!("/{VERSION}/containers/{}/{what}", http::escaped(id));
-        let request = Request { method: "POST", path: &path, ..Request::default() };
-        http::begin(&left.socket, &request, SILENCE_MAX).map_err(trouble)
+        let path = format!("/containers/{}/{what}", http::escaped(id));
+        api.begin(&Request { method: "POST", path: &path, ..Request::default() })
     };
     let mut ended = post("wait?condition=next-exit")?;
     let mut start = Some(post("start")?);
@@ -185,7 +188,7 @@ fn begin(left: &Left, id: &str, listener: &UnixListener) -> Result<Started, Stri
             let status = answer.status;
             let text = answer.whole(ANSWER_BYTES_MAX).unwrap_or_default();
             if !(200..300).contains(&status) {
-                return Err(refused("cannot start the container", status, &text));
+                return Err(api::refused("cannot start the container", status, &text));
             }
         } else if ends && has_ended(&mut ended) {
             // It may have called first.
@@ -196,7 +199,7 @@ fn begin(left: &Left, id: &str, listener: &UnixListener) -> Result<Started, Stri
                 .to_owned());
         }
         if !n_ready.is_ok_and(|n| n > 0) {
-            return Err(away(left, &io::ErrorKind::TimedOut.into()));
+            return Err(api.away(&io::ErrorKind::TimedOut.into()));
         }
     }
 }
@@ -269,7 +272,18 @@ impl Started {
 /// Removes what a session has left with a daemon, if it has.
 pub(super) fn reap(attempt_dir: &Path) {
     let Some(left) = read(attempt_dir) else { return };
-    if remove(&left).is_ok() {
+    clear(&Api::new(&left.socket), &left, attempt_dir);
+}
+
+fn clear(api: &Api<'_>, left: &Left, attempt_dir: &Path) {
+    let removed = match remove(api, left) {
+        // Its maker has died while the daemon was at it.
+        Ok(Removed::Unknown) if !left.answered => {
+            appears(api, left).and_then(|()| remove(api, left))
+        }
+        removed => removed,
+    };
+    if removed.is_ok() {
         remove_traces(attempt_dir);
     }
 }
@@ -278,41 +292,89 @@ pub(super) fn remove_traces(attempt_dir: &Path) {
     let _ = std::fs::remove_file(attempt_dir.join(LEFT));
 }
 
+fn write(left: &Left, attempt_dir: &Path) -> Result<(), String> {
+    let to = attempt_dir.join(LEFT);
+    let next = attempt_dir.join(format!("{LEFT}.next"));
+    let text = serde_json::to_vec(left).map_err(io::Error::other);
+    let written = text.and_then(|text| std::fs::write(&next, text));
+    let written = written.and_then(|()| std::fs::rename(&next, to));
+    written.map_err(|cause| {
+        format!("cannot write into `{}`: {}", attempt_dir.display(), words(&cause))
+    })
+}
+
 fn read(attempt_dir: &Path) -> Option<Left> {
     let text = std::fs::read(attempt_dir.join(LEFT)).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
-fn remove(left: &Left) -> Result<(), String> {
-    let path = format!("/{VERSION}/containers/{}?force=true&v=true", http::escaped(&left.name));
-    let request = Request { method: "DELETE", path: &path, ..Request::default() };
-    match ask(left, &request)? {
-        // 404: not there. 409: it is being removed.
-        (200..300 | 404 | 409, _) => Ok(()),
-        (status, text) => Err(refused("cannot remove the container", status, &text)),
+/// What became of a container that was to be removed.
+#[derive(PartialEq, Eq)]
+enum Removed {
+    Gone,
+    /// The daemon has none of that name.
+    Unknown,
+}
+
+fn remove(api: &Api<'_>, left: &Left) -> Result<Removed, String> {
+    let path = format!("/containers/{}?force=true&v=true", http::escaped(&left.name));
+    match api.ask(&Request { method: "DELETE", path: &path, ..Request::default() })? {
+        (404, _) => Ok(Removed::Unknown),
+        // 409: it is being removed.
+        (200..300 | 409, _) => Ok(Removed::Gone),
+        (status, text) => Err(api::refused("cannot remove the container", status, &text)),
     }
 }
 
-fn ask(left: &Left, request: &Request<'_>) -> Result<(u16, Vec<u8>), String> {
-    let asked = http::ask(&left.socket, request, SILENCE_MAX);
-    let asked = asked.and_then(|answer| Ok((answer.status, answer.whole(ANSWER_BYTES_MAX)?)));
-    asked.map_err(|cause| away(left, &cause))
+/// Waits until the daemon says that it has made it, or has had the time to. What it made a moment ago it says
+/// too.
+fn appears(api: &Api<'_>, left: &Left) -> Result<(), String> {
+    let now = SystemClock.now().as_millis() / 1000;
+    let for_s = IN_FLIGHT_FOR.as_secs().cast_signed();
+    let filters = serde_json::json!({ "container": [left.name], "event": ["create"] }).to_string();
+    let path = format!(
+        "/events?since={}&until={}&filters={}",
+        now - for_s,
+        now + for_s,
+        http::escaped(&filters)
+    );
+    let request = Request { method: "GET", path: &path, ..Request::default() };
+    let mut answer = api.begin(&request)?.answer().map_err(|cause| api.away(&cause))?;
+    // One event, or the end.
+    let _ = answer.read(&mut [0; 64]);
+    Ok(())
 }
 
-fn away(left: &Left, cause: &io::Error) -> String {
-    let socket = left.socket.display();
-    let why = match cause.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "it does not answer".to_owned(),
-        _ => words(cause),
-    };
-    format!("the Docker daemon at `{socket}` cannot be asked: {why}; is it running?")
-}
+#[cfg(test)]
+mod tests {
+    use super::fake::Fake;
+    use super::*;
 
-/// In the daemon's own words.
-fn refused(what: &str, status: u16, text: &[u8]) -> String {
-    let said = serde_json::from_slice::<Said>(text).map(|said| said.message);
-    match said {
-        Ok(said) => format!("{what}: the daemon says: {}", said.trim().replace('\n', "; ")),
-        Err(_) => format!("{what}: the daemon answers with status {status}"),
+    /// What a daemon is asked for by [`reap`], which first has no such container, and then has.
+    fn asked_by_reap(answered: bool) -> Vec<String> {
+        let mut is_there = false;
+        let fake = Fake::new(move |path| match path.contains("/events?") {
+            true => {
+                is_there = true;
+                (200, r#"{"Action": "create"}"#.to_owned())
+            }
+            false if is_there => (204, String::new()),
+            false => (404, r#"{"message": "No such container"}"#.to_owned()),
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let left = Left { socket: fake.socket(), name: "kiln-7-0-1".to_owned(), answered };
+        write(&left, folder.path()).unwrap();
+        reap(folder.path());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let asked = fake.asked().into_iter();
+        asked.map(|path| path.split('?').next().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_container_that_is_made_after_its_makers_end_is_removed() {
+        let container = "/v1.41/containers/kiln-7-0-1";
+        assert_eq!(asked_by_reap(false), [container, "/v1.41/events", container]);
+        // It was there, so it has ended by itself.
+        assert_eq!(asked_by_reap(true), [container]);
     }
 }

@@ -5,9 +5,11 @@
 //! there is no child. Processes that fork while they are being killed are met by going round again:
 //! a killed process forks no more, and one round is far quicker than one fork.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::{Init, KILL_FOR, now, sys};
 use crate::StepError;
@@ -16,7 +18,8 @@ use crate::StepError;
 const ROUND: Duration = Duration::from_millis(5);
 
 impl Init {
-    /// Ends every descendant: TERM, up to `grace`, KILL. Output is taken meanwhile.
+    /// Ends every descendant: TERM (or what the step's program wants), up to `grace`, KILL. Output is taken
+    /// meanwhile.
     pub(super) fn quell(&mut self, grace: Duration) -> Result<(), StepError> {
         if self.far.is_some() {
             return self.quell_far(grace);
@@ -25,8 +28,8 @@ impl Init {
             return Ok(());
         }
         if !grace.is_zero() {
-            self.signal_all(Signal::TERM);
-            // A stopped process hears TERM only when it goes on.
+            self.ask_to_end();
+            // A stopped process hears it only when it goes on.
             self.signal_all(Signal::CONT);
             if self.wait_for_all(now() + grace, Patience::WhileAwaited) {
                 return Ok(());
@@ -41,6 +44,23 @@ impl Init {
         }
         let left: Vec<String> = self.descendants().iter().map(ToString::to_string).collect();
         Err(StepError::Close(format!("these processes cannot be killed: {}", left.join(", "))))
+    }
+
+    fn ask_to_end(&self) {
+        let wanted = self.spec.stop_signal.and_then(Signal::from_named_raw);
+        match (wanted, &self.running) {
+            // Its children are its own to end, as under a container engine.
+            (Some(signal), Some(running)) if running.ended.is_none() => {
+                let _ = rustix::process::kill_process(running.child, signal);
+            }
+            _ => self.signal_all(Signal::TERM),
+        }
+    }
+
+    /// A program that ends its children by itself has ended: those that it has left wait for nothing.
+    fn has_left_children(&self) -> bool {
+        let ended = self.running.as_ref().is_none_or(|running| running.ended.is_some());
+        self.spec.stop_signal.is_some() && ended
     }
 
     /// Every process of the job, parents before children.
@@ -85,7 +105,8 @@ impl Init {
             if !self.reap() {
                 return true;
             }
-            if now() >= until {
+            let left = patience == Patience::WhileAwaited && self.has_left_children();
+            if left || now() >= until {
                 return false;
             }
             let stirred = self.wait_for_children(until, patience);
@@ -98,9 +119,20 @@ impl Init {
         }
     }
 
+    /// One of those that live in a container. Who has lost its parent there is the child of process 1, and
+    /// its end is not told to init.
+    fn silent_one(&self) -> Option<OwnedFd> {
+        self.container.as_ref()?;
+        let lives = |fd: &OwnedFd| {
+            let mut fds = [PollFd::new(fd, PollFlags::IN)];
+            poll(&mut fds, Some(&super::timespec(Duration::ZERO))).is_ok_and(|n| n == 0)
+        };
+        let all = self.descendants().into_iter().filter_map(Pid::from_raw);
+        all.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).find(lives)
+    }
+
     /// Sleeps until a child has changed, there is output, it is `until`, or nobody waits any more.
     fn wait_for_children(&self, until: Duration, patience: Patience) -> Stirred {
-        use rustix::event::{PollFd, PollFlags, poll};
         let timeout = super::timespec(until.saturating_sub(now()));
         let mut fds = vec![
             PollFd::new(&self.output.0, PollFlags::IN),
@@ -110,7 +142,12 @@ impl Init {
         if let (Some(control), None, Patience::WhileAwaited) = (&self.control, &self.door, patience)
         {
             fds.push(PollFd::new(control, PollFlags::RDHUP));
+        } else {
+            // Nothing ever happens to it, so that what follows has its place.
+            fds.push(PollFd::new(&self.signals, PollFlags::empty()));
         }
+        let orphan = self.silent_one().filter(|_| patience == Patience::WhileAwaited);
+        fds.extend(orphan.as_ref().map(|orphan| PollFd::new(orphan, PollFlags::IN)));
         let _ = poll(&mut fds, Some(&timeout));
         let stirred = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
         Stirred { output: stirred(0), owner_gone: stirred(2) }

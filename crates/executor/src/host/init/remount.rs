@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::descendants::Patience;
-use super::setup::with_cause;
-use super::{Init, now, users};
+use super::setup::{open_mounts, with_cause};
+use super::{Init, now, rest, users};
 use crate::StepError;
 use crate::contract::words;
 
@@ -57,6 +57,9 @@ impl Init {
         {
             return Ok(false);
         }
+        // The same top once more: what lies below is looked at again, and nothing else changes.
+        let is_same = new.upper == old.upper;
+        let was_as_made = self.mounts.as_ref().is_some_and(rest::is_unchanged);
         let mut aside = Vec::new();
         let mut free = true;
         for mount in inside.iter().rev().chain([&old]) {
@@ -69,7 +72,11 @@ impl Init {
         if self.spec.users.is_some() {
             users::hand_on(&old, &new);
         }
-        let changed = free && overlay::mount(&new).is_ok();
+        let mounted = |new: &Mount| match is_same {
+            true => mount_again(new).is_ok(),
+            false => overlay::mount(new).is_ok(),
+        };
+        let changed = free && mounted(&new);
         if changed {
             self.mounted = mount_id(&new.at);
             self.spec.mount = Some(new);
@@ -88,6 +95,8 @@ impl Init {
         {
             return Err(trouble(&old.at, "it cannot be put into the container again"));
         }
+        let is_as_made = was_as_made && is_same && changed;
+        self.mounts = is_as_made.then(|| open_mounts().ok()).flatten();
         Ok(changed)
     }
 }

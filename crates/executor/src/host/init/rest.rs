@@ -138,7 +138,7 @@ fn inside(spec: &Opening) -> Option<Inside> {
 }
 
 /// Whether the mount table is what it was when it was opened. The kernel says so to whoever polls it.
-fn is_unchanged(mounts: &OwnedFd) -> bool {
+pub(super) fn is_unchanged(mounts: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(mounts, PollFlags::PRI)];
     rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n_changed| n_changed == 0)
 }

@@ -190,7 +190,7 @@ pub(super) fn make_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(output)
 }
 
-fn open_mounts() -> io::Result<OwnedFd> {
+pub(super) fn open_mounts() -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::open("/proc/self/mounts", flags, Mode::empty())?)
 }
@@ -328,8 +328,9 @@ pub(in crate::host) fn enter_namespace(users: Users) -> Result<(), Failed> {
 /// What the machine mounts or unmounts is followed, and not the other way round.
 fn detach() -> Result<(), Failed> {
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", slave)
-        .map_err(|cause| Failed::isolation("cannot detach from the machine's mounts", &cause.into()))
+    rustix::mount::mount_change("/", slave).map_err(|cause| {
+        Failed::isolation("cannot detach from the machine's mounts", &cause.into())
+    })
 }
 
 /// As [`enter_namespace`], with subordinate users besides our own. `is_below`: in a namespace of another
@@ -337,10 +338,12 @@ fn detach() -> Result<(), Failed> {
 fn enter_with_many(users: &Subordinate, place: Place, is_below: bool) -> Result<(), Failed> {
     let what = "cannot make a user namespace";
     // It writes the maps from outside, and must be outside before there is an inside.
-    let mapper = Mapper::start(users, place, is_below)
-        .map_err(|cause| Failed::isolation(what, &cause))?;
+    let mapper =
+        Mapper::start(users, place, is_below).map_err(|cause| Failed::isolation(what, &cause))?;
     sys::unshare_mounts(true).map_err(|cause| Failed::isolation(what, &cause))?;
-    mapper.map().map_err(|why| Failed::words(&format!("{what} with its subordinate users: {why}")))?;
+    mapper
+        .map()
+        .map_err(|why| Failed::words(&format!("{what} with its subordinate users: {why}")))?;
     detach()
 }
 

@@ -148,7 +148,9 @@ impl Network {
         machine.retain(|address| !resolvers.contains(address));
         let network = rustix::thread::ThreadNameSpaceType::NETWORK;
         rustix::thread::move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(stage), network)
-            .map_err(|cause| Failed::isolation("cannot enter the container's network", &cause.into()))?;
+            .map_err(|cause| {
+                Failed::isolation("cannot enter the container's network", &cause.into())
+            })?;
         self.is_apart = true;
         if *reach == Reach::Bridge {
             let refused = device::refuse(&machine).and_then(|()| device::refuse_neighbours());

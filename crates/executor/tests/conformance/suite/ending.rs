@@ -17,6 +17,7 @@ pub fn cases<E: Subject>() -> Vec<Case<E>> {
         a_step_that_takes_too_long_is_timed_out,
         who_ignores_term_is_killed,
         a_cancelled_step_may_clean_up,
+        who_ends_without_a_parent_is_not_waited_for_longer,
         a_step_cancelled_before_it_starts_does_not_start,
         a_step_whose_caller_left_is_cancelled_by_the_next,
         background_processes_outlive_the_step_and_are_heard,
@@ -79,6 +80,20 @@ async fn a_cancelled_step_may_clean_up<E: Subject>(bench: Bench<E>) {
     assert!(text(&bench.log()).ends_with("bye\n"));
     // A job may still clean up after itself.
     assert_eq!(step(&mut session, sh("exit 5")).await, Ok(code(5)));
+    session.close().await.unwrap();
+}
+
+async fn who_ends_without_a_parent_is_not_waited_for_longer<E: Subject>(bench: Bench<E>) {
+    // Longer than a case may take.
+    let mut session = bench.open_with(|spec| spec.grace = Duration::from_secs(1000)).await;
+    let script = "sh -c 'trap \"sleep 0.2; exit\" TERM; echo > inner; while :; do sleep 0.05; done' & \
+                  sleep 1000";
+    let (cancel, asked) = watch::channel(false);
+    let (exit, ()) = tokio::join!(session.step(sh(script), asked), async {
+        read_when_there(&bench.seen("inner")).await;
+        cancel.send_replace(true);
+    });
+    assert_eq!(exit, Ok(Exit::Cancelled));
     session.close().await.unwrap();
 }
 
