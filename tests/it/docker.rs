@@ -14,7 +14,7 @@ fn daemon() -> Option<Dockerd> {
         println!("no dockerd here, or not root, so nothing is tried with Docker");
         return None;
     }
-    let daemon = Dockerd::start(|root| make_root(root));
+    let daemon = Dockerd::start(make_root);
     daemon.change("said:1", &["ENV PATH=/bin", "ENV OF_IMAGE=yes", "WORKDIR /elsewhere"]);
     Some(daemon)
 }

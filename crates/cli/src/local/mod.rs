@@ -33,7 +33,7 @@ pub struct Local {
     pub data: Data,
     pub store: Store,
     /// What jobs may have, unless the configuration file says otherwise.
-    pub policy: JobPolicy,
+    pub policy: Box<JobPolicy>,
 }
 
 impl Local {
@@ -42,7 +42,7 @@ impl Local {
         let places = data.local();
         let store = Store::open(&places.data, None, false).await?;
         let policy = JobPolicy { daemon_socket: docker::socket(), ..JobPolicy::of_laptop() };
-        Ok(Self { data, store, policy })
+        Ok(Self { data, store, policy: Box::new(policy) })
     }
 
     /// As [`Local::open`], for commands that look at what is there: runs whose process died are
@@ -71,7 +71,7 @@ impl Local {
 
     /// What jobs may have of this machine.
     pub fn governor(&self) -> Result<Governor> {
-        Governor::read(self.policy.clone(), self.data.config()).map_err(Failure::yours)
+        Governor::read((*self.policy).clone(), self.data.config()).map_err(Failure::yours)
     }
 
     /// As [`Local::runs`], with what is queued and held in every run that goes on: only then it can be
