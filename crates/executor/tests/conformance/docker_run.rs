@@ -179,13 +179,19 @@ impl Container {
                 std::future::pending::<()>().await;
             }
         };
-        let exit = tokio::select! {
-            ended = child.wait() => {
+        let in_time = tokio::time::timeout(timeout.unwrap_or(Duration::MAX), async {
+            tokio::select! {
+                ended = child.wait() => Some(ended),
+                () = cancelled => None,
+            }
+        });
+        let exit = match in_time.await {
+            Ok(Some(ended)) => {
                 let code = ended.expect("it is our child").code();
                 return Ok(Exit::Code { code: u8::try_from(code.unwrap_or(255)).unwrap() });
             }
-            () = cancelled => Exit::Cancelled,
-            () = tokio::time::sleep(timeout.unwrap_or(Duration::MAX)) => {
+            Ok(None) => Exit::Cancelled,
+            Err(_) => {
                 let after = timeout.unwrap_or_default().as_millis();
                 Exit::TimedOut { after_ms: u64::try_from(after).unwrap() }
             }

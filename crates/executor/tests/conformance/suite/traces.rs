@@ -154,14 +154,12 @@ async fn litter<E: Subject>(bench: &Bench<E>) {
 /// Waits for what is closed a moment later: descriptors, and the far side of a connection.
 async fn settled<E: Subject>(bench: &Bench<E>, before: &Traces) {
     let watch = Stopwatch::start();
-    loop {
+    until("nothing is left behind", || {
         let more = Traces::of(bench).beyond(before);
-        if more.is_empty() {
-            return;
-        }
-        assert!(watch.elapsed() < Duration::from_secs(30), "left behind: {more:#?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        assert!(more.is_empty() || watch.elapsed().as_secs() < 30, "left behind: {more:#?}");
+        more.is_empty()
+    })
+    .await;
 }
 
 async fn nothing_is_left_behind<E: Subject>(bench: Bench<E>) {
